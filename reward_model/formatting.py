@@ -1,0 +1,168 @@
+"""Prompt and completion to token ids: the one place where it happens, for training and for serving.
+
+A sequence is `prompt_ids(messages) + completion_ids(completion)`. The prompt is rendered with the chat template
+and its generation prompt, exactly as the policy sees it, and cut on the left; the completion is tokenised by
+itself, cut on the right and closed with the end-of-turn token. The prompt's tokens therefore never depend on the
+completion, and its keys and values can be shared among candidates.
+
+Text from users and policies never becomes a control token: the template's own pieces are parsed for special
+tokens, everything between them is encoded as plain text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from reward_model.errors import BadInput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+# Contents are rendered as these marks, which no template touches, and put back as plain text afterwards.
+_MARK = re.compile("\ue000(\\d+)\ue001")
+
+
+class Message(BaseModel):
+    """One turn; `content` is a string, a list of text parts, or null beside tool calls."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    role: Role
+    content: str | list[dict[str, Any]] | None = None
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+
+    def text(self) -> str:
+        """What the model reads: the text, then the tool calls in canonical form."""
+        return join_text(_plain(self.content), self.tool_calls)
+
+
+class Completion(BaseModel):
+    """A reply to be scored: text, tool calls, or both."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    content: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+
+    def text(self) -> str:
+        """What the model reads: the text, then the tool calls in canonical form."""
+        return join_text(self.content or "", self.tool_calls)
+
+
+class FormattingRule(BaseModel):
+    """How text became tokens in training; part of a checkpoint's manifest, obeyed in serving."""
+
+    max_prompt_tokens: int = Field(1024, gt=0, description="Prompts are cut on the left to this many tokens.")
+    max_completion_tokens: int = Field(512, gt=1, description="Completions are cut on the right to this many.")
+    prompt_truncation: Literal["left"] = "left"
+    completion_truncation: Literal["right"] = "right"
+    special_tokens: Literal["template_only"] = "template_only"
+    system_prompt: Literal["chat_template_default"] = "chat_template_default"
+    developer_role: Literal["system"] = "system"
+
+
+def _plain(content: str | list[dict[str, Any]] | None) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    for part in content:
+        if part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise BadInput("only text parts can be scored: {'type': 'text', 'text': ...}", param="messages")
+    return "\n".join(part["text"] for part in content)
+
+
+def canonical_tool_call(call: dict[str, Any]) -> str:
+    """One serialisation for one call, however the sender ordered or spaced its arguments.
+
+    >>> canonical_tool_call({"id": "c1", "function": {"name": "refund", "arguments": '{"b": 1,"a": 2}'}})
+    '<tool_call>\\n{"name":"refund","arguments":{"a":2,"b":1}}\\n</tool_call>'
+    """
+    function = call.get("function", call)
+    arguments = function.get("arguments", {})
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except ValueError:
+            pass  # A policy may produce broken JSON; it is scored as the text it is.
+    name = json.dumps(function.get("name"), ensure_ascii=False)
+    body = json.dumps(arguments, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return f'<tool_call>\n{{"name":{name},"arguments":{body}}}\n</tool_call>'
+
+
+def join_text(content: str, tool_calls: list[dict[str, Any]] | None) -> str:
+    """Text followed by its tool calls, each on lines of its own."""
+    return "\n".join(filter(None, [content, *map(canonical_tool_call, tool_calls or [])]))
+
+
+def parse_messages(raw: Any) -> list[Message]:
+    """Messages from JSON; raises BadInput naming the message and the field."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        messages = TypeAdapter(list[Message]).validate_python(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(step) for step in first["loc"])
+        raise BadInput(f"prompt.{where}: {first['msg']}", param="prompt") from error
+    if not messages:
+        raise BadInput("the prompt has no messages", param="prompt")
+    return messages
+
+
+class Formatter:
+    """Tokenises prompts and completions by a checkpoint's rule. Safe to use from several threads."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, rule: FormattingRule) -> None:
+        self.tokenizer = tokenizer
+        self.rule = rule
+
+    @property
+    def template_sha256(self) -> str:
+        """Digest of the chat template; a policy with another one would show the model another format."""
+        return hashlib.sha256(str(self.tokenizer.chat_template).encode()).hexdigest()
+
+    def prompt_ids(self, messages: list[Message]) -> list[int]:
+        """Token ids of the conversation up to where the reply begins, at most `max_prompt_tokens`."""
+        return self.full_prompt_ids(messages)[-self.rule.max_prompt_tokens :]
+
+    def full_prompt_ids(self, messages: list[Message]) -> list[int]:
+        """The same before truncation, so that a caller can tell how much was cut."""
+        turns = [
+            {"role": "system" if m.role == "developer" else m.role, "content": f"\ue000{i}\ue001"}
+            for i, m in enumerate(messages)
+        ]
+        rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        ids: list[int] = []
+        # `split` alternates template pieces and message numbers.
+        for position, piece in enumerate(_MARK.split(str(rendered))):
+            is_content = position % 2 == 1
+            ids += self._encode(messages[int(piece)].text() if is_content else piece, plain=is_content)
+        return ids
+
+    def completion_ids(self, completion: Completion) -> list[int]:
+        """Token ids of the reply and the end of its turn, at most `max_completion_tokens`."""
+        ids = self._encode(completion.text(), plain=True)[: self.rule.max_completion_tokens - 1]
+        return [*ids, self.end_of_turn]
+
+    def templated_ids(self, text: str) -> list[int]:
+        """Token ids of a text that somebody rendered with the template already; its control tokens count."""
+        longest = self.rule.max_prompt_tokens + self.rule.max_completion_tokens
+        return self._encode(text, plain=False)[-longest:]
+
+    @property
+    def end_of_turn(self) -> int:
+        """The token that closes a reply."""
+        return int(self.tokenizer.convert_tokens_to_ids(str(self.tokenizer.eos_token)))
+
+    def _encode(self, text: str, *, plain: bool) -> list[int]:
+        # Surrogates cannot be encoded; they come from JSON escapes and mean nothing.
+        clean = text.encode("utf-8", "replace").decode()
+        ids = self.tokenizer(clean, add_special_tokens=False, split_special_tokens=plain)["input_ids"]
+        return list(ids)

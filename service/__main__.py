@@ -1,0 +1,5 @@
+"""`python -m service` is `winnow`."""
+
+from service.cli import main
+
+main()

@@ -1,0 +1,41 @@
+"""How vLLM is launched, without launching it (tests/e2e does)."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from service.policy_process import BUNDLED_MODEL, Policy, command, environment
+
+
+@pytest.fixture
+def policy() -> Policy:
+    return Policy(model="bundled", served_name=BUNDLED_MODEL, host="127.0.0.1", port=8001)
+
+
+def test_the_module_is_started_not_the_script(policy: Policy) -> None:
+    # The `vllm` script of the CPU build looks for a distribution of another name and fails.
+    assert command(policy, "/models/x", cpu=True)[:3] == [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+
+
+def test_the_model_is_served_under_its_name_on_its_port(policy: Policy) -> None:
+    arguments = command(policy, "/models/x", cpu=True)
+    for option, value in {"--model": "/models/x", "--served-model-name": BUNDLED_MODEL, "--port": "8001"}.items():
+        assert arguments[arguments.index(option) + 1] == value
+    assert "--enforce-eager" in arguments
+
+
+def test_a_gpu_build_compiles_and_extra_arguments_come_last(policy: Policy) -> None:
+    arguments = command(policy._replace(model="org/model", extra=("--seed", "7")), "org/model", cpu=False)
+    assert "--enforce-eager" not in arguments
+    assert "--max-model-len" not in arguments
+    assert arguments[-2:] == ["--seed", "7"]
+
+
+def test_what_the_operator_set_wins() -> None:
+    made = environment({"VLLM_CPU_KVCACHE_SPACE": "8", "PATH": "/bin"}, cpu=True, bundled=True)
+    assert made["VLLM_CPU_KVCACHE_SPACE"] == "8"
+    assert made["PATH"] == "/bin"
+    assert made["HF_HUB_OFFLINE"] == "1"
+    assert "HF_HUB_OFFLINE" not in environment({}, cpu=False, bundled=False)
