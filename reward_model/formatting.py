@@ -5,8 +5,8 @@ and its generation prompt, exactly as the policy sees it, and cut on the left; t
 itself, cut on the right and closed with the end-of-turn token. The prompt's tokens therefore never depend on the
 completion, and its keys and values can be shared among candidates.
 
-Text from users and policies never becomes a control token: the template's own pieces are parsed for special
-tokens, everything between them is encoded as plain text.
+Text from users and policies never becomes a control token: only what the chat template itself wrote is. A prompt
+without a system message gets whatever the template puts there, since the policy's server does the same.
 """
 
 from __future__ import annotations
@@ -87,13 +87,18 @@ def canonical_tool_call(call: dict[str, Any]) -> str:
     function = call.get("function", call)
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except ValueError:
-            pass  # A policy may produce broken JSON; it is scored as the text it is.
+        arguments = _parsed_or_text(arguments)
     name = json.dumps(function.get("name"), ensure_ascii=False)
     body = json.dumps(arguments, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return f'<tool_call>\n{{"name":{name},"arguments":{body}}}\n</tool_call>'
+
+
+def _parsed_or_text(arguments: str) -> Any:
+    """A policy may produce broken JSON; it is scored as the text it is."""
+    try:
+        return json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments
 
 
 def join_text(content: str, tool_calls: list[dict[str, Any]] | None) -> str:
@@ -122,6 +127,14 @@ class Formatter:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, rule: FormattingRule) -> None:
         self.tokenizer = tokenizer
         self.rule = rule
+        # A copy of its own, on which text is always plain: the flag is shared state, so it is set once.
+        self._encoder = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+        self._encoder.encode_special_tokens = True
+        self._encoder.no_truncation()
+        added = tokenizer.added_tokens_decoder.items()
+        self._control = {str(token.content): int(number) for number, token in added if token.special}
+        longest_first = sorted(self._control, key=len, reverse=True)
+        self._control_pattern = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
     @property
     def template_sha256(self) -> str:
@@ -140,29 +153,34 @@ class Formatter:
         ]
         rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         ids: list[int] = []
-        # `split` alternates template pieces and message numbers.
-        for position, piece in enumerate(_MARK.split(str(rendered))):
-            is_content = position % 2 == 1
-            ids += self._encode(messages[int(piece)].text() if is_content else piece, plain=is_content)
-        return ids
+        text = ""
+        # The template's control tokens cut the text into runs; a message joins the run that it stands in, so that
+        # ordinary text is tokenised exactly as the policy's server does it.
+        for piece in self._control_pattern.split(str(rendered)):
+            if piece in self._control:
+                ids += [*self._plain_ids(text), self._control[piece]]
+                text = ""
+            else:
+                text = _MARK.sub(lambda mark: messages[int(mark[1])].text(), piece)
+        return ids + self._plain_ids(text)
 
     def completion_ids(self, completion: Completion) -> list[int]:
         """Token ids of the reply and the end of its turn, at most `max_completion_tokens`."""
-        ids = self._encode(completion.text(), plain=True)[: self.rule.max_completion_tokens - 1]
-        return [*ids, self.end_of_turn]
+        return [*self._plain_ids(completion.text())[: self.rule.max_completion_tokens - 1], self.end_of_turn]
 
     def templated_ids(self, text: str) -> list[int]:
         """Token ids of a text that somebody rendered with the template already; its control tokens count."""
-        longest = self.rule.max_prompt_tokens + self.rule.max_completion_tokens
-        return self._encode(text, plain=False)[-longest:]
+        ids: list[int] = []
+        for piece in self._control_pattern.split(text):
+            ids += [self._control[piece]] if piece in self._control else self._plain_ids(piece)
+        return ids[-(self.rule.max_prompt_tokens + self.rule.max_completion_tokens) :]
 
     @property
     def end_of_turn(self) -> int:
         """The token that closes a reply."""
         return int(self.tokenizer.convert_tokens_to_ids(str(self.tokenizer.eos_token)))
 
-    def _encode(self, text: str, *, plain: bool) -> list[int]:
+    def _plain_ids(self, text: str) -> list[int]:
         # Surrogates cannot be encoded; they come from JSON escapes and mean nothing.
         clean = text.encode("utf-8", "replace").decode()
-        ids = self.tokenizer(clean, add_special_tokens=False, split_special_tokens=plain)["input_ids"]
-        return list(ids)
+        return list(self._encoder.encode(clean, add_special_tokens=False).ids) if clean else []
