@@ -93,9 +93,9 @@ class LoadedModel:
         for row, ids in zip(padded, sequences, strict=True):
             row[: len(ids)] = torch.tensor(ids)
         # Padding is on the right of a causal model, where no real token looks: it needs no mask.
-        pool = (lengths - 1).unsqueeze(1).to(self.device)
-        scores: Tensor = self.module(padded.to(self.device), pool_index=pool)
-        return scores[:, 0].float().cpu()
+        ends = torch.arange(len(sequences)) * padded.shape[1] + lengths - 1
+        scores: Tensor = self.module(padded.to(self.device), pool=ends.to(self.device))
+        return scores.float().cpu()
 
 
 def load_checkpoint(

@@ -28,20 +28,19 @@ class RewardModel(nn.Module):
     def forward(
         self,
         input_ids: Tensor,
-        pool_index: Tensor,
+        pool: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
     ) -> Tensor:
-        """Scores [B, K] in fp32.
+        """Scores in fp32, of the shape of `pool`.
 
-        `input_ids` [B, T]; `pool_index` [B, K]: position of each completion's last token;
+        `input_ids` [B, T]; `pool`: positions of the completions' last tokens in the flattened [B * T];
         `attention_mask` [B, T] of 1 and 0, or an additive [B, 1, T, T]; `position_ids` [B, T].
         """
         states = self.backbone(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
         ).last_hidden_state
-        rows = torch.arange(input_ids.shape[0], device=input_ids.device).unsqueeze(1)
-        scores: Tensor = self.head(states[rows, pool_index].float()).squeeze(-1)
+        scores: Tensor = self.head(states.flatten(0, 1)[pool].float()).squeeze(-1)
         return scores
 
 
@@ -58,21 +57,3 @@ def load_backbone(folder: str | Path, layers: int, dtype: torch.dtype) -> Any:
     backbone.layers = backbone.layers[:layers]
     backbone.config.num_hidden_layers = layers
     return backbone
-
-
-def shared_prefix_mask(prompt: int, completions: list[int], total: int, dtype: torch.dtype) -> Tensor:
-    """Additive mask [total, total] for one row [prompt | completion 1 | completion 2 | ... | padding].
-
-    Each completion sees the prompt and itself, causally, and never another completion: one forward pass gives what
-    separate ones would. Padding sees only itself, so that no row of the softmax is empty.
-    """
-    allowed = torch.zeros(total, total, dtype=torch.bool)
-    allowed[:prompt, :prompt] = torch.ones(prompt, prompt, dtype=torch.bool).tril()
-    start = prompt
-    for length in completions:
-        end = start + length
-        allowed[start:end, :prompt] = True
-        allowed[start:end, start:end] = torch.ones(length, length, dtype=torch.bool).tril()
-        start = end
-    allowed.fill_diagonal_(True)
-    return torch.zeros(total, total, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)

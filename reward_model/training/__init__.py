@@ -1,0 +1,1 @@
+"""The offline trainer: data, losses, training, calibration, evaluation."""

@@ -1,0 +1,151 @@
+"""Preference pairs and labelled replies: their schemas, reading them, and splitting them by group."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+
+from reward_model.errors import BadInput
+from reward_model.formatting import Completion, Message
+from reward_model.jsonl import read_jsonl
+
+Split = Literal["train", "validation", "test"]
+Origin = Literal["human", "policy", "older_policy", "teacher", "authored"]
+Label = Literal["human", "judge", "authored", "review", "audit"]
+Dimension = Literal["helpfulness", "honesty", "harmlessness", "brevity", "policy_clarity"]
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+
+    id: str
+    prompt: list[Message] = Field(min_length=1)
+    group: str = Field(description="One prompt, dialogue or tree; a group never spans two splits.")
+    label: Label | None = None
+    bucket: str = "unknown"
+    locale: str = Field("en", validation_alias=AliasChoices("locale", "lang"))
+    source: str = "unknown"
+    licence: str | None = None
+
+
+class Vote(BaseModel):
+    """One annotator's choice in a pair."""
+
+    id: str
+    vote: str
+
+
+class Origins(BaseModel):
+    """Who wrote the two replies."""
+
+    chosen: Origin | None = None
+    rejected: Origin | None = None
+
+
+class Pair(_Row):
+    """Two replies to one prompt, the better one first."""
+
+    chosen: str | Completion
+    rejected: str | Completion
+    outcome: Literal["win", "tie"] = "win"
+    strength: float | None = Field(None, ge=0.5, le=1)
+    margin: float | None = None
+    annotators: list[Vote] = Field(default_factory=list)
+    dimensions: dict[Dimension, Literal[-1, 0, 1]] = Field(default_factory=dict)
+    risk: Literal["high", "normal"] = "normal"
+    failure_mode: str | None = None
+    origin: Origins = Field(default_factory=Origins)
+
+
+class HowSelected(BaseModel):
+    """How a labelled reply came to be chosen among its candidates; rank null: not ranked."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    n: int
+    rank: int | None = None
+    policy: str
+    temperature: float | None = None
+    index: int | None = None
+
+
+class LabelledReply(_Row):
+    """One reply that somebody judged: would a reviewer send it?"""
+
+    completion: str | Completion
+    acceptable: bool
+    rating: int | None = Field(None, ge=1, le=5)
+    annotator: str | None = None
+    selection: HowSelected | None = None
+    split: Literal["train", "calibration", "test"] | None = None
+    completion_tokens: int | None = None
+
+
+Row = TypeVar("Row", bound=_Row)
+
+
+def as_completion(value: str | Completion) -> Completion:
+    """A plain string is a completion without tool calls."""
+    return Completion(content=value) if isinstance(value, str) else value
+
+
+def read_rows(path: str | Path, schema: type[Row]) -> Iterator[Row]:
+    """Rows of a JSONL file; BadInput names file, line and field of the first that does not fit."""
+    for number, raw in read_jsonl(str(path)):
+        try:
+            yield schema.model_validate(raw)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(step) for step in first["loc"])
+            raise BadInput(f"{path}, line {number}: {field}: {first['msg']}", param=field) from error
+
+
+def split_of(group: str, fractions: tuple[float, float] = (0.1, 0.1)) -> Split:
+    """Split of a group, by its hash: the same everywhere, whatever else is in the data.
+
+    `fractions` are the shares of validation and test.
+    """
+    position = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8]) / 2**64
+    if position < fractions[1]:
+        return "test"
+    return "validation" if position < fractions[0] + fractions[1] else "train"
+
+
+def by_split(pairs: Iterable[Pair]) -> dict[Split, list[Pair]]:
+    """Pairs by the split of their group."""
+    splits: dict[Split, list[Pair]] = {"train": [], "validation": [], "test": []}
+    for pair in pairs:
+        splits[split_of(pair.group)].append(pair)
+    return splits
+
+
+def digest(rows: Sequence[_Row]) -> str:
+    """SHA-256 over the sorted ids: which rows, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(row.id for row in rows)).encode()).hexdigest()
+
+
+def pairs_from_labels(replies: Iterable[LabelledReply]) -> list[Pair]:
+    """Every acceptable reply against every unacceptable one of the same prompt."""
+    groups: dict[str, tuple[list[LabelledReply], list[LabelledReply]]] = {}
+    for reply in replies:
+        key = reply.group + repr([m.text() for m in reply.prompt])
+        groups.setdefault(key, ([], []))[0 if reply.acceptable else 1].append(reply)
+    return [_pair(good, bad) for goods, bads in groups.values() for good in goods for bad in bads]
+
+
+def _pair(good: LabelledReply, bad: LabelledReply) -> Pair:
+    shared: dict[str, Any] = {
+        name: getattr(good, name) for name in ("prompt", "group", "label", "bucket", "locale", "source")
+    }
+    return Pair(
+        id=f"{good.id}>{bad.id}",
+        chosen=good.completion,
+        rejected=bad.completion,
+        risk="high",
+        origin=Origins(chosen="policy", rejected="policy"),
+        **shared,
+    )

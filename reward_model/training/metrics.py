@@ -1,0 +1,85 @@
+"""Figures of a reward model on pairs, each with its interval and its baseline."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reward_model.training.data import Pair, as_completion
+
+_Z95 = 1.959963984540054
+
+
+def wilson(successes: float, trials: int) -> list[float]:
+    """95 % score interval of a share (Wilson, 1927); [0, 1] when nothing was tried."""
+    if trials == 0:
+        return [0.0, 1.0]
+    share = successes / trials
+    centre = share + _Z95**2 / (2 * trials)
+    half = _Z95 * sqrt(share * (1 - share) / trials + _Z95**2 / (4 * trials**2))
+    scale = 1 + _Z95**2 / trials
+    return [round(max(0.0, (centre - half) / scale), 4), round(min(1.0, (centre + half) / scale), 4)]
+
+
+def pair_figures(pairs: Sequence[Pair], scores: NDArray[np.floating[Any]]) -> dict[str, Any]:
+    """Accuracy over the pairs that have a winner, by bucket too; `scores` [pairs, 2] of (chosen, rejected).
+
+    Equal scores count half. `longer_wins` is the accuracy of always picking the longer reply, in characters.
+    """
+    members: dict[str, list[int]] = defaultdict(list)
+    decided = [i for i, pair in enumerate(pairs) if pair.outcome == "win"]
+    for i in decided:
+        members[pairs[i].bucket].append(i)
+    return {
+        "pairs": len(decided),
+        "ties": len(pairs) - len(decided),
+        **_figures(pairs, scores, decided),
+        "by_bucket": {
+            name: {"pairs": len(rows), **_figures(pairs, scores, rows)} for name, rows in sorted(members.items())
+        },
+    }
+
+
+def _figures(pairs: Sequence[Pair], scores: NDArray[np.floating[Any]], rows: list[int]) -> dict[str, Any]:
+    if not rows:
+        return {"accuracy": None, "accuracy_ci": None, "longer_wins": None}
+    right = sum(_half_point(scores[i, 0], scores[i, 1]) for i in rows)
+    longer = sum(_half_point(_length(pairs[i].chosen), _length(pairs[i].rejected)) for i in rows)
+    return {
+        "accuracy": round(right / len(rows), 4),
+        "accuracy_ci": wilson(right, len(rows)),
+        "longer_wins": round(longer / len(rows), 4),
+    }
+
+
+def _half_point(winner: float, loser: float) -> float:
+    return 1.0 if winner > loser else 0.5 if winner == loser else 0.0
+
+
+def _length(completion: Any) -> int:
+    return len(as_completion(completion).text())
+
+
+def expected_calibration_error(
+    probabilities: NDArray[np.float64], outcomes: NDArray[np.float64], bins: int = 10
+) -> float:
+    """Mean |share of positives - mean probability| over equal-width bins, weighted by their counts.
+
+    Naeini, Cooper and Hauskrecht, 2015.
+    """
+    which = np.minimum((probabilities * bins).astype(int), bins - 1)
+    gaps = [
+        (which == b).mean() * abs(outcomes[which == b].mean() - probabilities[which == b].mean())
+        for b in np.unique(which)
+    ]
+    return float(sum(gaps))
+
+
+def brier(probabilities: NDArray[np.float64], outcomes: NDArray[np.float64]) -> float:
+    """Mean squared difference of probability and outcome (Brier, 1950)."""
+    return float(np.mean((probabilities - outcomes) ** 2))
