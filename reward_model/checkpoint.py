@@ -71,7 +71,9 @@ class Manifest(BaseModel):
     git_revision: str
     metrics: dict[str, Any]
     reference_scores: ScoreHistogram | None = None
-    files: dict[str, str] = Field(description="SHA-256 of every file beside the manifest and the calibration.")
+    files: dict[str, str] = Field(
+        description="SHA-256 of every file beside the manifest and the calibration."
+    )
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,9 @@ def base_folder(base: Base) -> Path:
             raise CheckpointError(f"the base {base.name} is not at {folder}")
         found = sha256_of(folder / "model.safetensors")
     if found != base.weights_sha256:
-        raise IntegrityError(f"the base {base.name} has weights {found}, the checkpoint needs {base.weights_sha256}")
+        raise IntegrityError(
+            f"the base {base.name} has weights {found}, the checkpoint needs {base.weights_sha256}"
+        )
     return folder
 
 

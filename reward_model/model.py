@@ -40,7 +40,9 @@ class RewardModel(nn.Module):
         states = self.backbone(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
         ).last_hidden_state
-        scores: Tensor = self.head(states.flatten(0, 1)[pool].float()).squeeze(-1)
+        # Under autocast the head would run in bf16, whose steps of 0.4 % make ties of close candidates.
+        with torch.autocast(states.device.type, enabled=False):
+            scores: Tensor = self.head(states.flatten(0, 1)[pool].float()).squeeze(-1)
         return scores
 
 

@@ -30,7 +30,9 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="TOML file of the run.")],
     data: Annotated[Path, typer.Option(help="Folder with preferences/*.jsonl.gz.")],
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write; must not exist.")],
-    labels: Annotated[Path | None, typer.Option(help="JSONL of labelled replies (the recipe's `authored`).")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="JSONL of labelled replies (the recipe's `authored`).")
+    ] = None,
 ) -> None:
     """Train a reward model: one recipe, one run, one checkpoint."""
     from reward_model.training.recipe import load_recipe

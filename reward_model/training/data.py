@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reward_model.errors import BadInput
 from reward_model.formatting import Completion, Message
@@ -59,6 +59,19 @@ class Pair(_Row):
     risk: Literal["high", "normal"] = "normal"
     failure_mode: str | None = None
     origin: Origins = Field(default_factory=Origins)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _margin_from_meta(cls, row: Any) -> Any:
+        """A gap between ranks or ratings, as public sets record it under `meta`, is the margin."""
+        meta = row.get("meta") if isinstance(row, dict) else None
+        if not isinstance(meta, dict) or row.get("margin") is not None:
+            return row
+        if "rank_gap" in meta:
+            return {**row, "margin": meta["rank_gap"]}
+        if {"score_chosen", "score_rejected"} <= meta.keys():
+            return {**row, "margin": meta["score_chosen"] - meta["score_rejected"]}
+        return row
 
 
 class HowSelected(BaseModel):

@@ -40,7 +40,8 @@ def pair_figures(pairs: Sequence[Pair], scores: NDArray[np.floating[Any]]) -> di
         "ties": len(pairs) - len(decided),
         **_figures(pairs, scores, decided),
         "by_bucket": {
-            name: {"pairs": len(rows), **_figures(pairs, scores, rows)} for name, rows in sorted(members.items())
+            name: {"pairs": len(rows), **_figures(pairs, scores, rows)}
+            for name, rows in sorted(members.items())
         },
     }
 
@@ -83,3 +84,12 @@ def expected_calibration_error(
 def brier(probabilities: NDArray[np.float64], outcomes: NDArray[np.float64]) -> float:
     """Mean squared difference of probability and outcome (Brier, 1950)."""
     return float(np.mean((probabilities - outcomes) ** 2))
+
+
+def rank_correlation(left: NDArray[np.float64], right: NDArray[np.float64]) -> float | None:
+    """Spearman's rho, ties by average rank; None where one side does not vary."""
+    from scipy.stats import spearmanr
+
+    if len(left) < 2 or np.ptp(left) == 0 or np.ptp(right) == 0:
+        return None
+    return round(float(spearmanr(left, right).statistic), 4)

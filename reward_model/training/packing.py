@@ -117,7 +117,9 @@ def _lay_out(row: PackedRow, allowed: Tensor) -> tuple[list[int], list[int], lis
         for completion in (pair.chosen, pair.rejected):
             start, end = len(ids), len(ids) + len(completion)
             allowed[start:end, :prefix] = True
-            allowed[start:end, start:end] = torch.ones(len(completion), len(completion), dtype=torch.bool).tril()
+            allowed[start:end, start:end] = torch.ones(
+                len(completion), len(completion), dtype=torch.bool
+            ).tril()
             ids += completion
             positions += range(prefix, prefix + len(completion))
             pair_ends.append(end - 1)

@@ -18,7 +18,15 @@ from reward_model.base_model import sha256_of
 from reward_model.checkpoint import Base, Manifest, ScoreHistogram, save_checkpoint, tokenizer_sha256
 from reward_model.errors import BadInput
 from reward_model.training.card import model_card
-from reward_model.training.data import LabelledReply, Pair, Split, by_split, digest, pairs_from_labels, read_rows
+from reward_model.training.data import (
+    LabelledReply,
+    Pair,
+    Split,
+    by_split,
+    digest,
+    pairs_from_labels,
+    read_rows,
+)
 from reward_model.training.metrics import pair_figures
 from reward_model.training.recipe import Recipe, Source
 from reward_model.training.trainer import Trainee, build, fit, rows_of, score_rows
@@ -52,9 +60,13 @@ def read_sources(recipe: Recipe, data: Path, labels: Path | None) -> Pairs:
     """Every source of the recipe by split of its groups; the project's own labels bring their splits along."""
     sources: Pairs = {}
     for name in recipe.sources:
-        path = next((p for p in (data / "preferences" / f"{name}.jsonl{e}" for e in (".gz", "")) if p.exists()), None)
+        path = next(
+            (p for p in (data / "preferences" / f"{name}.jsonl{e}" for e in (".gz", "")) if p.exists()), None
+        )
         if path is None:
-            raise BadInput(f"the recipe names the source {name}, but {data}/preferences has no {name}.jsonl.gz")
+            raise BadInput(
+                f"the recipe names the source {name}, but {data}/preferences has no {name}.jsonl.gz"
+            )
         sources[name] = by_split(read_rows(path, Pair))
     if recipe.authored is not None:
         if labels is None:
@@ -110,7 +122,10 @@ def _thin(validation: list[Pair], recipe: Recipe, limit: int = 500) -> list[Pair
 def git_revision() -> str:
     """The commit of the code that trained, or `unknown` outside a checkout."""
     done = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return done.stdout.strip() or "unknown"
 
@@ -119,7 +134,9 @@ def _manifest(
     recipe: Recipe, trainee: Trainee, sources: Pairs, chosen: list[Pair], metrics: dict[str, Any], scores: Any
 ) -> Manifest:
     bundled = recipe.model.base == "bundled"
-    weights = base_model.weights_sha256(trainee.base) if bundled else sha256_of(trainee.base / "model.safetensors")
+    weights = (
+        base_model.weights_sha256(trainee.base) if bundled else sha256_of(trainee.base / "model.safetensors")
+    )
     counts, edges = np.histogram(scores, bins=20)
     data = {
         name: {split: {"pairs": len(pairs), "digest": digest(pairs)} for split, pairs in splits.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ class PairTrainer(Trainer):
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Loss and accuracy over the validation rows."""
-        scores = torch.from_numpy(score_rows(self.model, self.eval_dataset.rows, self.args.train_batch_size))
+        scores = torch.from_numpy(score_rows(self.model, self.eval_dataset.rows))
         metrics = {
             f"{metric_key_prefix}_loss": float(bradley_terry(scores[:, 0], scores[:, 1])),
             f"{metric_key_prefix}_accuracy": pair_accuracy(scores[:, 0], scores[:, 1]),
@@ -109,7 +109,9 @@ def rows_of(pairs: Sequence[Pair], formatter: Formatter, max_tokens: int) -> lis
     return pack(tokenize(pairs, formatter), [pair.group for pair in pairs], max_tokens)
 
 
-def fit(trainee: Trainee, recipe: Recipe, train: list[Pair], validation: list[Pair], scratch: Path) -> list[Any]:
+def fit(
+    trainee: Trainee, recipe: Recipe, train: list[Pair], validation: list[Pair], scratch: Path
+) -> list[Any]:
     """Train in place; returns the Trainer's log (loss, validation accuracy, learning rate by step)."""
     optim = recipe.optim
     train_rows = rows_of(train, trainee.formatter, optim.max_row_tokens)
@@ -156,17 +158,32 @@ class _Collate:
 
 
 @torch.inference_mode()
-def score_rows(model: RewardModel, rows: Sequence[PackedRow], rows_per_batch: int = 4) -> NDArray[np.float32]:
-    """Scores [pairs, 2] of (chosen, rejected), by TokenPair.pair; bf16 as in serving's default."""
+def score_rows(
+    model: RewardModel, rows: Sequence[PackedRow], token_budget: int = 4096
+) -> NDArray[np.float32]:
+    """Scores [pairs, 2] of (chosen, rejected), by TokenPair.pair, in batches of at most `token_budget` tokens.
+
+    In the backbone's own precision; in bf16 an adapter that is not merged yet takes part by autocast.
+    """
     model.eval()
     device = next(model.parameters()).device
-    count = sum(len(row.pairs) for row in rows)
-    scores = np.zeros((count, 2), dtype=np.float32)
-    ordered = sorted(rows, key=lambda row: row.tokens)
-    with torch.autocast(device.type, dtype=torch.bfloat16):
-        for start in range(0, len(ordered), rows_per_batch):
-            chunk = ordered[start : start + rows_per_batch]
-            batch = collate(chunk, 0, torch.bfloat16)
+    dtype = model.backbone.dtype
+    scores = np.zeros((sum(len(row.pairs) for row in rows), 2), dtype=np.float32)
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        for chunk in batches(rows, token_budget):
+            batch = collate(chunk, 0, dtype)
             values = model(**{name: value.to(device) for name, value in batch._asdict().items()})
             scores[[pair.pair for row in chunk for pair in row.pairs]] = values.float().cpu().numpy()
     return scores
+
+
+def batches(rows: Sequence[PackedRow], token_budget: int) -> Iterator[list[PackedRow]]:
+    """Rows by length, as many at a time as fit the budget when padded; a longer row comes alone."""
+    chunk: list[PackedRow] = []
+    for row in sorted(rows, key=lambda row: row.tokens):
+        if chunk and row.tokens * (len(chunk) + 1) > token_budget:
+            yield chunk
+            chunk = []
+        chunk.append(row)
+    if chunk:
+        yield chunk
