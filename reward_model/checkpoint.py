@@ -68,6 +68,7 @@ class Manifest(BaseModel):
     tokenizer_sha256: str
     recipe: dict[str, Any]
     data: dict[str, Any]
+    parent: dict[str, Any] | None = Field(None, description="The checkpoint that training went on from.")
     git_revision: str
     metrics: dict[str, Any]
     reference_scores: ScoreHistogram | None = None
@@ -181,15 +182,24 @@ def _verify_formatter(folder: Path, manifest: Manifest, formatter: Formatter, ba
         raise IntegrityError(f"{folder}: the base's tokenizer is not the one of training")
 
 
+def load_adapter(folder: Path, backbone: Any, trainable: bool = False) -> Any:
+    """`backbone` under the LoRA adapter of a checkpoint, as a PEFT model."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(backbone, str(folder / ADAPTER), is_trainable=trainable)
+
+
+def load_head(folder: Path, model: RewardModel) -> None:
+    """Put a checkpoint's head, in fp32, into `model`."""
+    model.head.load_state_dict({k: v.float() for k, v in load_file(folder / HEAD).items()})
+
+
 def _assemble(folder: Path, base: Path, manifest: Manifest) -> RewardModel:
     backbone = load_backbone(base, manifest.layers, torch.float32)
     if (folder / ADAPTER).is_dir():
-        from peft import PeftModel
-
-        adapted: Any = PeftModel.from_pretrained(backbone, str(folder / ADAPTER))
-        backbone = adapted.merge_and_unload()
+        backbone = load_adapter(folder, backbone).merge_and_unload()
     model = RewardModel(backbone, manifest.hidden_size)
-    model.head.load_state_dict({k: v.float() for k, v in load_file(folder / HEAD).items()})
+    load_head(folder, model)
     return model
 
 
@@ -208,14 +218,20 @@ def save_checkpoint(
         made = Path(scratch) / folder.name
         made.mkdir()
         if adapted is not None:
-            adapted.save_pretrained(str(made / ADAPTER), safe_serialization=True)
-            (made / ADAPTER / "README.md").unlink(missing_ok=True)
+            _save_adapter(adapted, made / ADAPTER, manifest.base.name)
         save_file({k: v.detach().float().contiguous() for k, v in head.state_dict().items()}, made / HEAD)
         for name, text in (texts or {}).items():
             (made / name).write_text(text)
         complete = seal(made, manifest)
         made.rename(folder)
     return complete
+
+
+def _save_adapter(adapted: Any, folder: Path, base: str) -> None:
+    # PEFT records where the base lay on this machine; the manifest names it by its digest.
+    adapted.peft_config["default"].base_model_name_or_path = base
+    adapted.save_pretrained(str(folder), safe_serialization=True)
+    (folder / "README.md").unlink(missing_ok=True)
 
 
 def seal(folder: Path, manifest: Manifest) -> Manifest:

@@ -1,15 +1,15 @@
-"""Several pairs in one row, each prompt token computed once.
+"""Several pairs in one row, each prompt token and each reply computed once.
 
-A row is [prompt | completion 1 | completion 2 | ...]. Each completion sees its own prefix of the prompt and
-itself. Two pairs share a row when one prompt's tokens begin the other's, as the turns of one dialogue do; so a
-dialogue of eight judged turns costs its last prompt and sixteen short replies, not eight prompts and more.
+A row is [prompt | reply 1 | reply 2 | ...]. Each reply sees its own prefix of the prompt and itself. Two pairs
+share a row when one prompt's tokens begin the other's, as the turns of one dialogue do; and a reply that stands in
+several pairs of a prompt stands in the row once. A dialogue of eight judged turns costs its last prompt and its
+short replies, not eight prompts and more.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -28,17 +28,41 @@ class TokenPair(NamedTuple):
     rejected: list[int]
 
 
-@dataclass
+class Reply(NamedTuple):
+    """A reply in a row: how many of the prompt's tokens it follows, and its own tokens."""
+
+    prefix: int
+    ids: tuple[int, ...]
+
+
 class PackedRow:
-    """One row: the longest prompt, and the pairs that branch from its prefixes."""
+    """One row: the longest prompt, the distinct replies that branch from its prefixes, and the pairs of them."""
 
-    prompt: list[int]
-    pairs: list[TokenPair] = field(default_factory=list)
+    def __init__(self, prompt: list[int]) -> None:
+        self.prompt = prompt
+        self.pairs: list[TokenPair] = []
+        self.replies: dict[Reply, int] = {}
+        self.tokens = len(prompt)
 
-    @property
-    def tokens(self) -> int:
-        """Length of the row."""
-        return len(self.prompt) + sum(len(p.chosen) + len(p.rejected) for p in self.pairs)
+    def accepts(self, pair: TokenPair, max_tokens: int) -> bool:
+        """Whether the pair branches from this prompt and still fits."""
+        new = sum(len(reply.ids) for reply in {*replies_of(pair)} - self.replies.keys())
+        # A generation prompt ("<|im_start|>assistant\n") also begins the assistant's turn of the longer prompt.
+        return self.tokens + new <= max_tokens and self.prompt[: len(pair.prompt)] == pair.prompt
+
+    def add(self, pair: TokenPair) -> None:
+        """Put the pair in this row."""
+        self.pairs.append(pair)
+        for reply in replies_of(pair):
+            if reply not in self.replies:
+                self.replies[reply] = self.tokens
+                self.tokens += len(reply.ids)
+
+    def ends(self) -> list[list[int]]:
+        """Position in the row of the last token of each pair's (chosen, rejected)."""
+        return [
+            [self.replies[reply] + len(reply.ids) - 1 for reply in replies_of(pair)] for pair in self.pairs
+        ]
 
 
 class Batch(NamedTuple):
@@ -48,6 +72,12 @@ class Batch(NamedTuple):
     attention_mask: Tensor
     position_ids: Tensor
     pool: Tensor
+
+
+def replies_of(pair: TokenPair) -> tuple[Reply, Reply]:
+    """The pair's (chosen, rejected), as replies in a row."""
+    prefix = len(pair.prompt)
+    return Reply(prefix, tuple(pair.chosen)), Reply(prefix, tuple(pair.rejected))
 
 
 def tokenize(pairs: Sequence[Pair], formatter: Formatter) -> list[TokenPair]:
@@ -66,7 +96,7 @@ def tokenize(pairs: Sequence[Pair], formatter: Formatter) -> list[TokenPair]:
 def pack(pairs: Sequence[TokenPair], groups: Sequence[str], max_tokens: int) -> list[PackedRow]:
     """Rows of at most `max_tokens` (a single pair may exceed it); `groups[i]` is the group of `pairs[i]`.
 
-    Only pairs of one group are tried against each other: prompts of different groups share no meaningful prefix.
+    Only pairs of one group are tried against each other: prompts of different groups share no useful prefix.
     """
     by_group: dict[str, list[TokenPair]] = defaultdict(list)
     for pair, group in zip(pairs, groups, strict=True):
@@ -75,53 +105,52 @@ def pack(pairs: Sequence[TokenPair], groups: Sequence[str], max_tokens: int) -> 
     for members in by_group.values():
         open_rows: list[PackedRow] = []
         for pair in sorted(members, key=lambda p: len(p.prompt), reverse=True):
-            row = next((r for r in open_rows if _fits(pair, r, max_tokens)), None)
+            row = next((r for r in open_rows if r.accepts(pair, max_tokens)), None)
             if row is None:
                 row = PackedRow(pair.prompt)
                 open_rows.append(row)
-            row.pairs.append(pair)
+            row.add(pair)
         rows += open_rows
     return rows
 
 
-def _fits(pair: TokenPair, row: PackedRow, max_tokens: int) -> bool:
-    if row.tokens + len(pair.chosen) + len(pair.rejected) > max_tokens:
-        return False
-    # A generation prompt ("<|im_start|>assistant\n") also begins the assistant's turn of the longer prompt.
-    return row.prompt[: len(pair.prompt)] == pair.prompt
+def batches(rows: Sequence[PackedRow], token_budget: int) -> Iterator[list[PackedRow]]:
+    """Rows by length, as many at a time as fit the budget when padded; a longer row comes alone."""
+    chunk: list[PackedRow] = []
+    for row in sorted(rows, key=lambda row: row.tokens):
+        if chunk and row.tokens * (len(chunk) + 1) > token_budget:
+            yield chunk
+            chunk = []
+        chunk.append(row)
+    if chunk:
+        yield chunk
 
 
 def collate(rows: Sequence[PackedRow], pad: int, dtype: torch.dtype = torch.float32) -> Batch:
-    """Pad rows to one length and build their masks."""
+    """Pad rows to one length and build their additive masks, in `dtype`."""
     longest = max(row.tokens for row in rows)
     input_ids = torch.full((len(rows), longest), pad, dtype=torch.long)
     position_ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    # Padding sees itself, so that no row of the softmax is empty.
     allowed = torch.eye(longest, dtype=torch.bool).repeat(len(rows), 1, 1)
     pool: list[list[int]] = []
     for number, row in enumerate(rows):
-        ids, positions, ends = _lay_out(row, allowed[number])
-        input_ids[number, : len(ids)] = torch.tensor(ids)
-        position_ids[number, : len(ids)] = torch.tensor(positions)
-        pool += [[number * longest + end for end in pair] for pair in ends]
+        _lay_out(row, input_ids[number], position_ids[number], allowed[number])
+        pool += [[number * longest + end for end in pair] for pair in row.ends()]
     mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
     return Batch(input_ids, mask.unsqueeze(1), position_ids, torch.tensor(pool))
 
 
-def _lay_out(row: PackedRow, allowed: Tensor) -> tuple[list[int], list[int], list[list[int]]]:
-    """Token ids and positions of a row, and where each pair's completions end; fills its [T, T] mask."""
+def _lay_out(row: PackedRow, ids: Tensor, positions: Tensor, allowed: Tensor) -> None:
+    """Write one row: its token ids [T], their positions [T], and who sees whom [T, T]."""
     size = len(row.prompt)
-    ids, positions, ends = list(row.prompt), list(range(size)), []
+    ids[:size] = torch.tensor(row.prompt)
+    positions[:size] = torch.arange(size)
     allowed[:size, :size] = torch.ones(size, size, dtype=torch.bool).tril()
-    for pair in row.pairs:
-        prefix, pair_ends = len(pair.prompt), []
-        for completion in (pair.chosen, pair.rejected):
-            start, end = len(ids), len(ids) + len(completion)
-            allowed[start:end, :prefix] = True
-            allowed[start:end, start:end] = torch.ones(
-                len(completion), len(completion), dtype=torch.bool
-            ).tril()
-            ids += completion
-            positions += range(prefix, prefix + len(completion))
-            pair_ends.append(end - 1)
-        ends.append(pair_ends)
-    return ids, positions, ends
+    for reply, start in row.replies.items():
+        length = len(reply.ids)
+        end = start + length
+        ids[start:end] = torch.tensor(reply.ids)
+        positions[start:end] = torch.arange(reply.prefix, reply.prefix + length)
+        allowed[start:end, : reply.prefix] = True
+        allowed[start:end, start:end] = torch.ones(length, length, dtype=torch.bool).tril()

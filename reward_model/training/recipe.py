@@ -30,6 +30,9 @@ class ModelRecipe(_Section):
     lora_rank: int = Field(8, gt=0)
     lora_alpha: int = Field(16, gt=0)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
+    start_from: Path | None = Field(
+        None, description="Folder of a finished checkpoint of the same architecture, to go on from."
+    )
 
 
 class OptimRecipe(_Section):
@@ -42,6 +45,8 @@ class OptimRecipe(_Section):
     warmup_share: float = Field(0.05, ge=0, lt=1)
     rows_per_step: int = Field(4, gt=0)
     max_row_tokens: int = Field(1536, gt=0)
+    evaluations: int = Field(4, gt=0, description="Times that the run is validated and saved on its way.")
+    bf16: bool = Field(True, description="Frozen weights and products in bf16; what is learned stays fp32.")
     seed: int = 7
 
 

@@ -15,7 +15,16 @@ import numpy as np
 
 from reward_model import base_model
 from reward_model.base_model import sha256_of
-from reward_model.checkpoint import Base, Manifest, ScoreHistogram, save_checkpoint, tokenizer_sha256
+from reward_model.checkpoint import (
+    MANIFEST,
+    Base,
+    Manifest,
+    ScoreHistogram,
+    read_manifest,
+    save_checkpoint,
+    tokenizer_sha256,
+    verify_files,
+)
 from reward_model.errors import BadInput
 from reward_model.training.card import model_card
 from reward_model.training.data import (
@@ -39,21 +48,43 @@ def train(recipe: Recipe, data: Path, out: Path, labels: Path | None) -> Manifes
 
     Raises BadInput when a file that the recipe names is missing or wrong, before anything is trained.
     """
+    parent = read_parent(recipe)
     sources = read_sources(recipe, data, labels)
     chosen = choose(recipe, sources)
     validation = [pair for splits in sources.values() for pair in splits["validation"]]
-    trainee = build(recipe.model, recipe.formatting, recipe.optim.seed)
+    trainee = build(recipe)
     with tempfile.TemporaryDirectory(prefix="winnow-train-") as scratch:
-        log = fit(trainee, recipe, chosen, _thin(validation, recipe), Path(scratch))
+        log = fit(trainee, recipe.optim, chosen, _thin(validation, recipe), Path(scratch))
     metrics, scores = held_out_figures(trainee, sources, recipe.optim.max_row_tokens)
     metrics["log"] = [entry for entry in log if "eval_accuracy" in entry or "train_runtime" in entry]
     manifest = _manifest(recipe, trainee, sources, chosen, metrics, scores)
+    manifest.parent = parent
     texts = {
         "README.md": model_card(manifest),
         "evaluation.json": json.dumps(metrics, indent=1) + "\n",
         "training_log.json": json.dumps(log) + "\n",
     }
     return save_checkpoint(out, trainee.model.backbone, trainee.model.head, manifest, texts)
+
+
+def read_parent(recipe: Recipe) -> dict[str, Any] | None:
+    """What the manifest says of the checkpoint that the run goes on from; None for a fresh start.
+
+    Raises BadInput when the recipe asks for another architecture or another format than that checkpoint has.
+    """
+    folder = recipe.model.start_from
+    if folder is None:
+        return None
+    parent = read_manifest(folder)
+    verify_files(folder, parent)
+    ours = {**recipe.model.model_dump(mode="json"), "start_from": None}
+    theirs = {**parent.recipe["model"], "start_from": None}
+    if ours != theirs or recipe.formatting != parent.formatting:
+        raise BadInput(
+            f"the recipe's [model] and [formatting] must be those of {folder}: {theirs}, {parent.formatting}"
+        )
+    kept = parent.model_dump(mode="json", include={"id", "recipe", "data", "parent", "git_revision"})
+    return {"manifest_sha256": sha256_of(folder / MANIFEST), **kept}
 
 
 def read_sources(recipe: Recipe, data: Path, labels: Path | None) -> Pairs:
