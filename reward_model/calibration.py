@@ -106,3 +106,10 @@ def load_calibration(folder: Path, orm: str) -> Calibration | None:
     if calibration.orm != orm:
         raise CheckpointError(f"{path} calibrates {calibration.orm}, not {orm}; calibrators cannot be mixed")
     return calibration
+
+
+def save_calibration(folder: Path, calibration: Calibration) -> None:
+    """Write `calibration.json` in one step, so that a server never reads half of it."""
+    scratch = folder / f".{FILE}.writing"
+    scratch.write_text(calibration.model_dump_json(indent=1) + "\n")
+    scratch.replace(folder / FILE)

@@ -1,7 +1,8 @@
 """A checkpoint: an immutable folder `name/version/` of weights, manifest, calibration and reports.
 
 Loading verifies every file against the manifest, the base model against its digest, the chat template and the
-tokenizer against theirs. The adapter is merged in fp32 and cast afterwards: merging in bf16 moves scores by 0.03.
+tokenizer against theirs. The adapter is merged in fp32 and cast afterwards: merging in bf16 moves scores by
+0.03.
 """
 
 from __future__ import annotations
@@ -29,15 +30,21 @@ from reward_model.model import RewardModel, load_backbone
 MANIFEST = "manifest.json"
 ADAPTER = "adapter"
 HEAD = "head.safetensors"
+WEIGHTS = "model.safetensors"
 
 
 class Base(BaseModel):
-    """The model whose first layers the checkpoint stands on: the bundled one, or a folder by path."""
+    """The model whose first layers the checkpoint stands on: the bundled one, or a folder by path.
+
+    The bundled base is held to the quantised file that it is made from: the layout of the prepared folder may
+    change from one version of transformers to the next, its numbers do not.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     name: str
-    weights_sha256: str
+    weights_sha256: str = Field(description="model.safetensors as it was in training.")
+    source_sha256: str | None = Field(None, description="The quantised file, for the bundled base.")
     path: str | None = Field(None, description="Folder of a base that is not bundled.")
 
 
@@ -147,19 +154,27 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
 def base_folder(base: Base) -> Path:
     """Where the base model lies; IntegrityError when its weights are other ones."""
     if base.path is None:
-        if base.name != base_model.NAME:
-            raise CheckpointError(f"the base {base.name} is not bundled and the manifest names no path")
-        folder = base_model.prepare()
-        found = base_model.weights_sha256(folder)
-    else:
-        folder = Path(base.path)
-        if not (folder / "model.safetensors").is_file():
-            raise CheckpointError(f"the base {base.name} is not at {folder}")
-        found = sha256_of(folder / "model.safetensors")
-    if found != base.weights_sha256:
+        return _bundled_base(base)
+    folder = Path(base.path)
+    if not (folder / WEIGHTS).is_file():
+        raise CheckpointError(f"the base {base.name} is not at {folder}")
+    if (found := sha256_of(folder / WEIGHTS)) != base.weights_sha256:
         raise IntegrityError(
             f"the base {base.name} has weights {found}, the checkpoint needs {base.weights_sha256}"
         )
+    return folder
+
+
+def _bundled_base(base: Base) -> Path:
+    if base.name != base_model.NAME:
+        raise CheckpointError(f"the base {base.name} is not bundled and the manifest names no path")
+    if base.source_sha256 != base_model.GGUF_SHA256:
+        raise IntegrityError(
+            f"the checkpoint stands on {base.name} from the file {base.source_sha256}; "
+            f"this version bundles {base_model.GGUF_SHA256}"
+        )
+    folder = base_model.prepare()
+    base_model.verify(folder)
     return folder
 
 
@@ -167,7 +182,8 @@ def load_formatter(base: Path, rule: FormattingRule) -> Formatter:
     """The formatter with the base model's tokenizer."""
     from transformers import AutoTokenizer
 
-    return Formatter(AutoTokenizer.from_pretrained(str(base)), rule)
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(base))
+    return Formatter(tokenizer, rule)
 
 
 def tokenizer_sha256(base: Path) -> str:
@@ -208,8 +224,9 @@ def save_checkpoint(
 ) -> Manifest:
     """Write a checkpoint atomically: all of it appears at `folder`, or nothing.
 
-    `adapted` is the PEFT model around the backbone, or None for a bare head; `texts` are files such as README.md.
-    `manifest.files` is filled in here. Raises CheckpointError when `folder` exists: checkpoints are immutable.
+    `adapted` is the PEFT model around the backbone, or None for a bare head; `texts` are files such as
+    README.md. `manifest.files` is filled in here. Raises CheckpointError when `folder` exists: checkpoints
+    are immutable.
     """
     if folder.exists():
         raise CheckpointError(f"{folder} exists; checkpoints are immutable, so choose another version")

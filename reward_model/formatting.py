@@ -1,12 +1,13 @@
 """Prompt and completion to token ids: the one place where it happens, for training and for serving.
 
-A sequence is `prompt_ids(messages) + completion_ids(completion)`. The prompt is rendered with the chat template
-and its generation prompt, exactly as the policy sees it, and cut on the left; the completion is tokenised by
-itself, cut on the right and closed with the end-of-turn token. The prompt's tokens therefore never depend on the
-completion, and its keys and values can be shared among candidates.
+A sequence is `prompt_ids(messages) + completion_ids(completion)`. The prompt is rendered with the chat
+template and its generation prompt, exactly as the policy sees it, and cut on the left; the completion is
+tokenised by itself, cut on the right and closed with the end-of-turn token. The prompt's tokens therefore
+never depend on the completion, and its keys and values can be shared among candidates.
 
-Text from users and policies never becomes a control token: only what the chat template itself wrote is. A prompt
-without a system message gets whatever the template puts there, since the policy's server does the same.
+Text from users and policies never becomes a control token: only what the chat template itself wrote is. A
+prompt without a system message gets whatever the template puts there, since the policy's server does the
+same.
 """
 
 from __future__ import annotations
@@ -156,8 +157,8 @@ class Formatter:
         rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         ids: list[int] = []
         text = ""
-        # The template's control tokens cut the text into runs; a message joins the run that it stands in, so that
-        # ordinary text is tokenised exactly as the policy's server does it.
+        # The template's control tokens cut the text into runs; a message joins the run that it stands in, so
+        # that ordinary text is tokenised exactly as the policy's server does it.
         for piece in self._control_pattern.split(str(rendered)):
             if piece in self._control:
                 ids += [*self._plain_ids(text), self._control[piece]]
@@ -180,7 +181,7 @@ class Formatter:
     @property
     def end_of_turn(self) -> int:
         """The token that closes a reply."""
-        return int(self.tokenizer.convert_tokens_to_ids(str(self.tokenizer.eos_token)))
+        return self._control[str(self.tokenizer.eos_token)]
 
     def _plain_ids(self, text: str) -> list[int]:
         # Surrogates cannot be encoded; they come from JSON escapes and mean nothing.

@@ -1,8 +1,9 @@
-"""`winnow calibrate`: from labelled replies to `calibration.json`, the probability that a reviewer would send a reply.
+"""`winnow calibrate`: from labelled replies to `calibration.json`, the probability that one would be sent.
 
-All candidates of a prompt are labelled, but only the winner by score is served, and argmax over n picks from the
-upper tail. So two Platt fits compete, one on every labelled candidate and one on the winners alone; both are judged
-on winners that they have not seen (whole groups left out), and the one with the lower Brier score is kept.
+All candidates of a prompt are labelled, but only the winner by score is served, and argmax over n picks from
+the upper tail. So two Platt fits compete, one on every labelled candidate and one on the winners alone; both
+are judged on winners that they have not seen (whole groups left out), and the one with the lower Brier score
+is kept.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ class Labelled:
 def calibrate(model: LoadedModel, replies: Sequence[LabelledReply], bootstraps: int = 1000) -> Calibration:
     """Fit and measure a calibrator for `model` on labelled replies.
 
-    Raises BadInput for too few labels, labels of one kind only, replies sampled under different policies, or a fit
-    in which a higher score means a less acceptable reply.
+    Raises BadInput for too few labels, labels of one kind only, replies sampled under different policies, or
+    a fit in which a higher score means a less acceptable reply.
     """
     selection = shared_selection(replies)
     data = score_labelled(model, replies)
@@ -96,8 +97,8 @@ def shared_selection(replies: Sequence[LabelledReply]) -> Selection:
     }
     if not replies or None in seen or len(seen) != 1:
         raise BadInput(
-            "every labelled reply must carry the same selection (n, temperature, policy): a probability holds only "
-            f"under the policy it was fitted on; found {sorted(map(str, seen))}"
+            "every labelled reply must carry the same selection (n, temperature, policy): a "
+            f"probability holds under one policy only; found {sorted(map(str, seen))}"
         )
     n, temperature, policy = next(key for key in seen if key)
     return Selection(n=n, stopping_rule="all_scored", temperature=temperature, policy=policy)
@@ -121,10 +122,10 @@ def score_labelled(model: LoadedModel, replies: Sequence[LabelledReply]) -> Labe
 
 
 def winners(scores: Floats, replies: Sequence[LabelledReply]) -> NDArray[np.bool_]:
-    """The reply of each prompt that serving would select: highest score, ties within 1e-6 to the fewer tokens."""
+    """Each prompt's reply that serving would select: highest score, ties within 1e-6 to the fewer tokens."""
     by_prompt: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for index, reply in enumerate(replies):
-        by_prompt[(reply.group, *(f"{m.role}:{m.text()}" for m in reply.prompt))].append(index)
+        by_prompt[reply.prompt_key()].append(index)
     chosen = np.zeros(len(replies), dtype=bool)
     for members in by_prompt.values():
         best = max(scores[i] for i in members)
@@ -136,8 +137,8 @@ def winners(scores: Floats, replies: Sequence[LabelledReply]) -> NDArray[np.bool
 def fit_platt(scores: Floats, labels: Floats) -> Platt:
     """Logistic regression of smoothed labels on the score (Platt, 1999; Lin, Lin and Weng, 2007).
 
-    The targets (N+ + 1) / (N+ + 2) and 1 / (N- + 2) keep a separable set from an infinite slope. A soft target t is
-    given to scikit-learn as one positive of weight t and one negative of weight 1 - t.
+    The targets (N+ + 1) / (N+ + 2) and 1 / (N- + 2) keep a separable set from an infinite slope. A soft
+    target t is given to scikit-learn as one positive of weight t and one negative of weight 1 - t.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -154,7 +155,7 @@ def fit_platt(scores: Floats, labels: Floats) -> Platt:
 
 
 def cross_validated(data: Labelled, fit_on: Population, bootstraps: int) -> dict[str, Any]:
-    """ECE and Brier score on winners whose group was left out of the fit, with 95 % bootstrap intervals by group."""
+    """ECE and Brier score on winners whose group the fit left out, with 95 % bootstrap intervals by group."""
     probabilities = np.full(len(data.scores), np.nan)
     usable = data.winner if fit_on == "winners" else np.ones(len(data.scores), dtype=bool)
     folds = _fold_of(data.groups)

@@ -97,6 +97,15 @@ class LabelledReply(_Row):
     split: Literal["train", "calibration", "test"] | None = None
     completion_tokens: int | None = None
 
+    @property
+    def verdict(self) -> tuple[bool, int]:
+        """Orders the replies to one prompt: acceptable first, then by rating (0 where there is none)."""
+        return self.acceptable, self.rating or 0
+
+    def prompt_key(self) -> tuple[str, ...]:
+        """Equal for the replies that were sampled for one prompt."""
+        return (self.group, *(f"{message.role}:{message.text()}" for message in self.prompt))
+
 
 Row = TypeVar("Row", bound=_Row)
 
@@ -109,12 +118,17 @@ def as_completion(value: str | Completion) -> Completion:
 def read_rows(path: str | Path, schema: type[Row]) -> Iterator[Row]:
     """Rows of a JSONL file; BadInput names file, line and field of the first that does not fit."""
     for number, raw in read_jsonl(str(path)):
-        try:
-            yield schema.model_validate(raw)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(step) for step in first["loc"])
-            raise BadInput(f"{path}, line {number}: {field}: {first['msg']}", param=field) from error
+        yield parse_row(raw, schema, f"{path}, line {number}")
+
+
+def parse_row(raw: dict[str, Any], schema: type[Row], where: str) -> Row:
+    """One row; BadInput says `where`, and which field does not fit."""
+    try:
+        return schema.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(step) for step in first["loc"])
+        raise BadInput(f"{where}: {field}: {first['msg']}", param=field) from error
 
 
 def split_of(group: str, fractions: tuple[float, float] = (0.1, 0.1)) -> Split:
@@ -142,12 +156,21 @@ def digest(rows: Sequence[_Row]) -> str:
 
 
 def pairs_from_labels(replies: Iterable[LabelledReply]) -> list[Pair]:
-    """Every acceptable reply against every unacceptable one of the same prompt."""
-    groups: dict[str, tuple[list[LabelledReply], list[LabelledReply]]] = {}
+    """Every two replies to one prompt of which one was judged better, as a pair.
+
+    An acceptable reply is better than an unacceptable one; between two of a kind the rating decides, so that
+    a prompt whose replies are all unacceptable still teaches which of them make sense.
+    """
+    by_prompt: dict[tuple[str, ...], list[LabelledReply]] = {}
     for reply in replies:
-        key = reply.group + repr([m.text() for m in reply.prompt])
-        groups.setdefault(key, ([], []))[0 if reply.acceptable else 1].append(reply)
-    return [_pair(good, bad) for goods, bads in groups.values() for good in goods for bad in bads]
+        by_prompt.setdefault(reply.prompt_key(), []).append(reply)
+    return [
+        _pair(better, worse)
+        for members in by_prompt.values()
+        for better in members
+        for worse in members
+        if better.verdict > worse.verdict
+    ]
 
 
 def _pair(good: LabelledReply, bad: LabelledReply) -> Pair:

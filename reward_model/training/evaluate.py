@@ -21,9 +21,9 @@ _TOKENS = 4096
 def evaluate(model: LoadedModel, pairs: Sequence[Pair]) -> dict[str, Any]:
     """The object that `winnow evaluate` prints.
 
-    `spearman` is the rank correlation of the score difference with the annotators' margin, over the pairs that
-    carry one. `calibration` repeats what the checkpoint's calibrator measured on labelled replies: pairs alone say
-    nothing of probabilities.
+    `spearman` is the rank correlation of the score difference with the annotators' margin, over the pairs
+    that carry one. `calibration` repeats what the checkpoint's calibrator measured on labelled replies: pairs
+    alone say nothing of probabilities.
     """
     scores = score_pairs(model, pairs)
     calibration = model.calibration
@@ -40,7 +40,8 @@ def evaluate(model: LoadedModel, pairs: Sequence[Pair]) -> dict[str, Any]:
 def score_pairs(model: LoadedModel, pairs: Sequence[Pair]) -> NDArray[np.float32]:
     """Scores [pairs, 2] of (chosen, rejected).
 
-    Our own models compute a prompt once for all the pairs of a dialogue; any other is given one reply at a time.
+    Our own models compute a prompt once for all the pairs of a dialogue; any other is given one reply at a
+    time.
     """
     if isinstance(model.module, RewardModel):
         rows = rows_of(pairs, model.formatter, _TOKENS // 2)

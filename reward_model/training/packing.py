@@ -1,9 +1,9 @@
 """Several pairs in one row, each prompt token and each reply computed once.
 
-A row is [prompt | reply 1 | reply 2 | ...]. Each reply sees its own prefix of the prompt and itself. Two pairs
-share a row when one prompt's tokens begin the other's, as the turns of one dialogue do; and a reply that stands in
-several pairs of a prompt stands in the row once. A dialogue of eight judged turns costs its last prompt and its
-short replies, not eight prompts and more.
+A row is [prompt | reply 1 | reply 2 | ...]. Each reply sees its own prefix of the prompt and itself. Two
+pairs share a row when one prompt's tokens begin the other's, as the turns of one dialogue do; and a reply
+that stands in several pairs of a prompt stands in the row once. A dialogue of eight judged turns costs its
+last prompt and its short replies, not eight prompts and more.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Reply(NamedTuple):
 
 
 class PackedRow:
-    """One row: the longest prompt, the distinct replies that branch from its prefixes, and the pairs of them."""
+    """One row: the longest prompt, the distinct replies that branch from its prefixes, and their pairs."""
 
     def __init__(self, prompt: list[int]) -> None:
         self.prompt = prompt
@@ -47,7 +47,7 @@ class PackedRow:
     def accepts(self, pair: TokenPair, max_tokens: int) -> bool:
         """Whether the pair branches from this prompt and still fits."""
         new = sum(len(reply.ids) for reply in {*replies_of(pair)} - self.replies.keys())
-        # A generation prompt ("<|im_start|>assistant\n") also begins the assistant's turn of the longer prompt.
+        # The generation prompt, "<|im_start|>assistant", also begins the assistant's turn of a longer prompt.
         return self.tokens + new <= max_tokens and self.prompt[: len(pair.prompt)] == pair.prompt
 
     def add(self, pair: TokenPair) -> None:
@@ -66,7 +66,7 @@ class PackedRow:
 
 
 class Batch(NamedTuple):
-    """Tensors of B rows of T tokens with P pairs; `pool` [P, 2]: flat positions of (chosen, rejected) ends."""
+    """B rows of T tokens with P pairs; `pool` [P, 2]: flat positions of the ends of (chosen, rejected)."""
 
     input_ids: Tensor
     attention_mask: Tensor

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from reward_model import base_model
 from reward_model.base_model import sha256_of
 from reward_model.checkpoint import (
     MANIFEST,
+    WEIGHTS,
     Base,
     Manifest,
     ScoreHistogram,
@@ -27,20 +26,14 @@ from reward_model.checkpoint import (
 )
 from reward_model.errors import BadInput
 from reward_model.training.card import model_card
-from reward_model.training.data import (
-    LabelledReply,
-    Pair,
-    Split,
-    by_split,
-    digest,
-    pairs_from_labels,
-    read_rows,
-)
+from reward_model.training.data import Pair, digest
 from reward_model.training.metrics import pair_figures
-from reward_model.training.recipe import Recipe, Source
+from reward_model.training.mixture import Sources, cap, choose, read_sources
+from reward_model.training.recipe import Recipe
 from reward_model.training.trainer import Trainee, build, fit, rows_of, score_rows
 
-Pairs = dict[str, dict[Split, list[Pair]]]
+# Validation on the way is a glance; the held-out figures at the end use everything.
+VALIDATION_PAIRS = 500
 
 
 def train(recipe: Recipe, data: Path, out: Path, labels: Path | None) -> Manifest:
@@ -51,10 +44,12 @@ def train(recipe: Recipe, data: Path, out: Path, labels: Path | None) -> Manifes
     parent = read_parent(recipe)
     sources = read_sources(recipe, data, labels)
     chosen = choose(recipe, sources)
-    validation = [pair for splits in sources.values() for pair in splits["validation"]]
+    training = [pair for pairs in chosen.values() for pair in pairs]
+    held_back = [pair for splits in sources.values() for pair in splits["validation"]]
+    validation = cap(held_back, VALIDATION_PAIRS, recipe.optim.seed)
     trainee = build(recipe)
     with tempfile.TemporaryDirectory(prefix="winnow-train-") as scratch:
-        log = fit(trainee, recipe.optim, chosen, _thin(validation, recipe), Path(scratch))
+        log = fit(trainee, recipe.optim, training, validation, Path(scratch))
     metrics, scores = held_out_figures(trainee, sources, recipe.optim.max_row_tokens)
     metrics["log"] = [entry for entry in log if "eval_accuracy" in entry or "train_runtime" in entry]
     manifest = _manifest(recipe, trainee, sources, chosen, metrics, scores)
@@ -87,45 +82,7 @@ def read_parent(recipe: Recipe) -> dict[str, Any] | None:
     return {"manifest_sha256": sha256_of(folder / MANIFEST), **kept}
 
 
-def read_sources(recipe: Recipe, data: Path, labels: Path | None) -> Pairs:
-    """Every source of the recipe by split of its groups; the project's own labels bring their splits along."""
-    sources: Pairs = {}
-    for name in recipe.sources:
-        path = next(
-            (p for p in (data / "preferences" / f"{name}.jsonl{e}" for e in (".gz", "")) if p.exists()), None
-        )
-        if path is None:
-            raise BadInput(
-                f"the recipe names the source {name}, but {data}/preferences has no {name}.jsonl.gz"
-            )
-        sources[name] = by_split(read_rows(path, Pair))
-    if recipe.authored is not None:
-        if labels is None:
-            raise BadInput("the recipe uses authored labels; say where they are with --labels")
-        replies = list(read_rows(labels, LabelledReply))
-        sources["authored"] = {
-            "train": pairs_from_labels(r for r in replies if r.split == "train"),
-            "validation": [],
-            "test": pairs_from_labels(r for r in replies if r.split == "test"),
-        }
-    return sources
-
-
-def choose(recipe: Recipe, sources: Pairs) -> list[Pair]:
-    """The training pairs: each source's cap drawn by seed, by whole groups, and its repeats."""
-    wanted: dict[str, Source] = dict(recipe.sources)
-    if recipe.authored is not None:
-        wanted["authored"] = recipe.authored
-    chosen: list[Pair] = []
-    for name, source in wanted.items():
-        pairs = _cap(sources[name]["train"], source.max_pairs, recipe.optim.seed)
-        for turn in range(source.repeat):
-            # A repeat is a group of its own, so that it gets rows of its own.
-            chosen += [p.model_copy(update={"group": f"{p.group}#{turn}"}) for p in pairs] if turn else pairs
-    return chosen
-
-
-def held_out_figures(trainee: Trainee, sources: Pairs, max_tokens: int) -> tuple[dict[str, Any], Any]:
+def held_out_figures(trainee: Trainee, sources: Sources, max_tokens: int) -> tuple[dict[str, Any], Any]:
     """Figures on the test split of every source, and all its scores."""
     figures: dict[str, Any] = {}
     everything = []
@@ -135,19 +92,6 @@ def held_out_figures(trainee: Trainee, sources: Pairs, max_tokens: int) -> tuple
         figures[name] = pair_figures(splits["test"], scores)
         everything.append(scores)
     return {"held_out": figures}, np.concatenate(everything)
-
-
-def _cap(pairs: Sequence[Pair], limit: int | None, seed: int) -> list[Pair]:
-    if limit is None or len(pairs) <= limit:
-        return list(pairs)
-    groups = sorted({pair.group for pair in pairs})
-    Random(seed).shuffle(groups)
-    rank = {group: position for position, group in enumerate(groups)}
-    return sorted(pairs, key=lambda pair: rank[pair.group])[:limit]
-
-
-def _thin(validation: list[Pair], recipe: Recipe, limit: int = 500) -> list[Pair]:
-    return _cap(validation, limit, recipe.optim.seed)
 
 
 def git_revision() -> str:
@@ -161,13 +105,21 @@ def git_revision() -> str:
     return done.stdout.strip() or "unknown"
 
 
+def _base(recipe: Recipe, folder: Path) -> Base:
+    if recipe.model.base == "bundled":
+        weights = base_model.weights_sha256(folder)
+        return Base(name=base_model.NAME, weights_sha256=weights, source_sha256=base_model.GGUF_SHA256)
+    return Base(name=folder.name, weights_sha256=sha256_of(folder / WEIGHTS), path=str(folder))
+
+
 def _manifest(
-    recipe: Recipe, trainee: Trainee, sources: Pairs, chosen: list[Pair], metrics: dict[str, Any], scores: Any
+    recipe: Recipe,
+    trainee: Trainee,
+    sources: Sources,
+    chosen: dict[str, list[Pair]],
+    metrics: dict[str, Any],
+    scores: Any,
 ) -> Manifest:
-    bundled = recipe.model.base == "bundled"
-    weights = (
-        base_model.weights_sha256(trainee.base) if bundled else sha256_of(trainee.base / "model.safetensors")
-    )
     counts, edges = np.histogram(scores, bins=20)
     data = {
         name: {split: {"pairs": len(pairs), "digest": digest(pairs)} for split, pairs in splits.items()}
@@ -176,18 +128,18 @@ def _manifest(
     return Manifest(
         id=recipe.id,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        base=Base(
-            name=base_model.NAME if bundled else trainee.base.name,
-            weights_sha256=weights,
-            path=None if bundled else str(trainee.base),
-        ),
+        base=_base(recipe, trainee.base),
         layers=recipe.model.layers,
         hidden_size=trainee.model.head.in_features,
         formatting=recipe.formatting,
         template_sha256=trainee.formatter.template_sha256,
         tokenizer_sha256=tokenizer_sha256(trainee.base),
         recipe=recipe.model_dump(mode="json"),
-        data={"sources": data, "trained_pairs": len(chosen), "trained_digest": digest(chosen)},
+        data={
+            "sources": data,
+            "trained": {name: len(pairs) for name, pairs in chosen.items()},
+            "trained_digest": digest([pair for pairs in chosen.values() for pair in pairs]),
+        },
         git_revision=git_revision(),
         metrics=metrics,
         reference_scores=ScoreHistogram(

@@ -184,7 +184,7 @@ class _Collate:
 def score_rows(
     model: RewardModel, rows: Sequence[PackedRow], token_budget: int = 4096
 ) -> NDArray[np.float32]:
-    """Scores [pairs, 2] of (chosen, rejected), by TokenPair.pair, in batches of at most `token_budget` tokens.
+    """Scores [pairs, 2] of (chosen, rejected), by TokenPair.pair; `token_budget` bounds a batch.
 
     In the backbone's own precision; in bf16, an adapter that is not merged yet takes part by autocast.
     """
