@@ -1,0 +1,50 @@
+"""Reading a request: its body up to a limit, and whether its client is still there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+
+from service.errors import BodyTooLarge
+
+T = TypeVar("T")
+
+
+class ClientLeft(Exception):
+    """The client closed the connection."""
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body; BodyTooLarge as soon as more than `limit` bytes are announced or have come."""
+    message = f"the body is larger than {limit} bytes"
+    if int(request.headers.get("content-length") or 0) > limit:
+        raise BodyTooLarge(message)
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > limit:
+            raise BodyTooLarge(message)
+    return bytes(body)
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Run `work`, but cancel it and raise ClientLeft when the client goes away."""
+    task = asyncio.ensure_future(work)
+    left = asyncio.ensure_future(_disconnect(request))
+    try:
+        await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientLeft
+    finally:
+        for unfinished in (task, left):
+            unfinished.cancel()
+        await asyncio.gather(task, left, return_exceptions=True)
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

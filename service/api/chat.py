@@ -1,0 +1,71 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from service.api.body import ClientLeft, read_body, while_connected
+from service.api.state import AppState, identify, state_of
+from service.errors import ApiError, NotFound
+from service.pipeline import Work
+from service.respond import MODEL
+from service.schemas import parse_chat_request
+
+router = APIRouter()
+_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_CLIENT_CLOSED_REQUEST = 499
+
+
+@router.post("/v1/chat/completions")
+async def create_chat_completion(request: Request) -> Response:
+    """Answer a chat, reranked where its route says so."""
+    state = state_of(request)
+    identity = identify(request, state)
+    limits = state.admission.admit(identity.tenant)
+    chat = parse_chat_request(await read_body(request, state.settings.max_body_bytes))
+    if chat.model != MODEL:
+        raise NotFound(
+            f"there is no model {chat.model!r} here; this gateway serves {MODEL!r} and chooses the policy by itself",
+            param="model",
+            code="model_not_found",
+        )
+    state.admission.check()
+    work = await state.pipeline.prepare(chat, identity, f"chatcmpl-{secrets.token_hex(12)}")
+    if chat.stream:
+        headers = limits | {"x-winnow-route": work.plan.route}
+        return EventSourceResponse(
+            _events(state, work),
+            headers=headers,
+            ping=state.settings.keepalive_seconds,
+            ping_message_factory=lambda: ServerSentEvent(comment="winnow is sampling"),
+        )
+    try:
+        answer = await while_connected(request, state.pipeline.answer(work))
+    except ClientLeft:
+        return Response(status_code=_CLIENT_CLOSED_REQUEST)
+    return Response(orjson.dumps(answer.body), media_type="application/json", headers=limits | answer.headers)
+
+
+async def _events(state: AppState, work: Work) -> AsyncIterator[dict[str, Any]]:
+    """Chunks as server-sent events; an error in mid-stream is an event too."""
+    try:
+        async for chunk in state.pipeline.stream(work):
+            yield {"data": orjson.dumps(chunk).decode()}
+    except ApiError as error:
+        state.metrics.errors.labels(error.code or error.type).inc()
+        yield {"data": orjson.dumps(error.body()).decode()}
+        return
+    yield {"data": "[DONE]"}
+
+
+def request_id(request: Request) -> str:
+    """The client's x-request-id if it is a sane one, else ours."""
+    given = request.headers.get("x-request-id", "")
+    return given if _SANE_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"

@@ -1,0 +1,39 @@
+"""What the app holds and a handler needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from starlette.requests import Request
+
+from service.admission import Admission
+from service.auth import Identity, Keyring
+from service.metrics import Metrics
+from service.pipeline import Pipeline
+from service.readiness import Readiness
+from service.responses import RecentResponses
+from service.settings import Settings
+
+
+@dataclass
+class AppState:
+    """Built in the lifespan, passed to handlers through the app."""
+
+    settings: Settings
+    keyring: Keyring
+    admission: Admission
+    metrics: Metrics
+    pipeline: Pipeline
+    recent: RecentResponses
+    readiness: Readiness
+
+
+def state_of(request: Request) -> AppState:
+    """The app's state."""
+    return cast(AppState, request.app.state.winnow)
+
+
+def identify(request: Request, state: AppState) -> Identity:
+    """Who asks; NotAuthenticated without a key."""
+    return state.keyring.identify(request.headers.get("authorization"))

@@ -1,0 +1,124 @@
+"""The gateway's app: what is built at start, the routes, and errors as OpenAI bodies."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+import aiohttp
+import orjson
+from fastapi import FastAPI, Request, Response
+from prometheus_client import CollectorRegistry
+from starlette.exceptions import HTTPException
+
+from routing.router import Router
+from service.admission import Admission
+from service.api import chat, health, models, rerank
+from service.api.state import AppState
+from service.auth import Keyring
+from service.errors import ApiError, InvalidRequest, NotFound, SetupError
+from service.metrics import Metrics
+from service.pipeline import Pipeline
+from service.pipeline import Router as RouterSeam
+from service.policy_client import HttpPolicy, Policy
+from service.readiness import Readiness
+from service.responses import RecentResponses
+from service.scorer_client import HttpScorer, Scorer
+from service.settings import Settings
+
+log = logging.getLogger("winnow.gateway")
+
+
+def create_app(
+    settings: Settings,
+    *,
+    policies: Mapping[str, Policy] | None = None,
+    scorer: Scorer | None = None,
+    router: RouterSeam | None = None,
+    registry: CollectorRegistry | None = None,
+) -> FastAPI:
+    """The app; what is not given is made from the settings.
+
+    Raises SetupError at once when there is no keys file: nobody is served without an identity.
+    """
+    if settings.keys_file is None:
+        raise SetupError("no keys file is set: make a key with `winnow key TENANT --keys FILE`, then set keys_file")
+    keyring = Keyring(settings.keys_file)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            names = {"default", *settings.policies}
+            app.state.winnow = _state(
+                settings,
+                keyring,
+                policies or {name: HttpPolicy(settings.policy(name), session) for name in names},
+                scorer or HttpScorer(settings.scorer_url, settings.scorer_api_key, session),
+                router or Router.load(settings=settings.router),
+                Metrics(registry or CollectorRegistry()),
+            )
+            yield
+
+    app = FastAPI(title="Winnow", version=version("winnow-rerank"), lifespan=lifespan, docs_url=None, redoc_url=None)
+    for module in (chat, models, rerank, health):
+        app.include_router(module.router)
+    app.middleware("http")(_with_request_id)
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _bug)
+    return app
+
+
+def _state(
+    settings: Settings,
+    keyring: Keyring,
+    policies: Mapping[str, Policy],
+    scorer: Scorer,
+    router: RouterSeam,
+    metrics: Metrics,
+) -> AppState:
+    admission = Admission(settings.max_inflight, settings.requests_per_minute)
+    recent = RecentResponses(settings.remembered_responses)
+    metrics.models.labels("gateway", version("winnow-rerank")).set(1)
+    for name in policies:
+        metrics.models.labels("policy", settings.policy(name).model).set(1)
+    if isinstance(router, Router):
+        metrics.models.labels("router", router.version).set(1)
+    pipeline = Pipeline(settings, policies, scorer, router, metrics, admission, recent)
+    readiness = Readiness({"scorer": scorer, **{f"policy:{name}": policy for name, policy in policies.items()}})
+    return AppState(settings, keyring, admission, metrics, pipeline, recent, readiness)
+
+
+async def _with_request_id(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    request.state.id = chat.request_id(request)
+    response = await call_next(request)
+    response.headers["x-request-id"] = request.state.id
+    return response
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    request.app.state.winnow.metrics.errors.labels(error.code or error.type).inc()
+    headers = {} if error.retry_after is None else {"retry-after": str(max(1, round(error.retry_after)))}
+    return _json(error.status, error, headers)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return _json(404, NotFound(f"there is no {request.url.path} here", code="unknown_url"), {})
+    shown = InvalidRequest(f"{request.method} {request.url.path}: {error.detail}", code="bad_request")
+    return _json(error.status_code, shown, dict(error.headers or {}))
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    log.error("request %s failed", getattr(request.state, "id", "?"), exc_info=error)
+    shown = ApiError("something went wrong here; the log has the details under this request's id", code="internal")
+    return _json(500, shown, {})
+
+
+def _json(status: int, error: ApiError, headers: dict[str, str]) -> Response:
+    return Response(orjson.dumps(error.body()), status, headers, media_type="application/json")

@@ -1,0 +1,126 @@
+"""Everything the gateway says no with, and how each looks over HTTP.
+
+WinnowError
+├── SetupError              something must be installed, configured or freed first (command line only)
+└── ApiError                has an HTTP status and an OpenAI error body
+    ├── InvalidRequest      400  what was sent cannot be answered; `param` says which part
+    │   └── BodyTooLarge    413
+    ├── NotAuthenticated    401
+    ├── Forbidden           403
+    ├── NotFound            404
+    ├── RateLimited         429  this tenant sent too much
+    ├── Overloaded          503  the gateway has as much as it can carry
+    ├── PolicyUnavailable   502  the policy cannot be reached, or broke off
+    ├── ScorerUnavailable   503  the scorer cannot be reached, or failed
+    └── DeadlineMissed      504  nothing was ready in time
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class WinnowError(Exception):
+    """Base of the tree; the message is meant for a person."""
+
+
+class SetupError(WinnowError):
+    """Something must be installed, configured or freed first."""
+
+
+class ApiError(WinnowError):
+    """An error with an HTTP status and an OpenAI body."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: str | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code or self.code
+        self.retry_after = retry_after
+
+    def body(self) -> dict[str, Any]:
+        """OpenAI's error object."""
+        return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
+
+
+class InvalidRequest(ApiError):
+    """What was sent cannot be answered."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class BodyTooLarge(InvalidRequest):
+    """The body is over the limit."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class NotAuthenticated(ApiError):
+    """No key, or one that nobody has."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class Forbidden(ApiError):
+    """The key's role does not allow this."""
+
+    status = 403
+    type = "permission_error"
+    code = "insufficient_role"
+
+
+class NotFound(ApiError):
+    """No such model or response."""
+
+    status = 404
+    type = "invalid_request_error"
+
+
+class RateLimited(ApiError):
+    """This tenant sent too much."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
+class Overloaded(ApiError):
+    """The gateway has as much as it can carry."""
+
+    status = 503
+    code = "overloaded"
+
+
+class PolicyUnavailable(ApiError):
+    """The policy cannot be reached, or broke off."""
+
+    status = 502
+    code = "policy_unavailable"
+
+
+class ScorerUnavailable(ApiError):
+    """The scorer cannot be reached, or failed."""
+
+    status = 503
+    code = "scorer_unavailable"
+
+
+class DeadlineMissed(ApiError):
+    """Nothing was ready in time."""
+
+    status = 504
+    code = "deadline_missed"

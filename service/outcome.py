@@ -1,0 +1,112 @@
+"""From a pool of candidates to what is sent. Pure, but for the errors that a route asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from service.candidates import Candidate
+from service.decision import Decision, decide
+from service.errors import DeadlineMissed, ScorerUnavailable
+from service.plan import STOPPING_RULE, Plan
+from service.selection import ranked
+
+StopReason = Literal["all_scored", "deadline", "candidates_failed", "scorer_failed", "passthrough"]
+Send = Literal["candidates", "hold_message", "fallback_message", "greedy"]
+
+
+@dataclass
+class Pool:
+    """What sampling and scoring left behind."""
+
+    candidates: list[Candidate]
+    orm: str | None = None
+    calibrator: dict[str, Any] | None = None
+    timed_out: bool = False
+    scorer_error: ScorerUnavailable | None = None
+
+    @property
+    def scored(self) -> list[Candidate]:
+        """Candidates with a score."""
+        return [candidate for candidate in self.candidates if candidate.score is not None]
+
+    @property
+    def completed(self) -> list[Candidate]:
+        """Candidates that the policy ended, the first to end first."""
+        return sorted((c for c in self.candidates if c.finished), key=lambda c: (c.finished_at or 0.0, c.index))
+
+    @property
+    def stop_reason(self) -> StopReason:
+        """Why no more was sampled or scored."""
+        if len(self.scored) == len(self.candidates):
+            return "all_scored"
+        if self.timed_out:
+            return "deadline"
+        return "scorer_failed" if self.scorer_error else "candidates_failed"
+
+
+@dataclass
+class Outcome:
+    """What was decided: who won, what is sent, and why it is no better."""
+
+    decision: Decision
+    send: Send
+    stop_reason: StopReason
+    order: list[Candidate] = field(default_factory=list)
+    degraded: str | None = None
+
+    @property
+    def winner(self) -> Candidate | None:
+        """The best candidate, if there is one."""
+        return self.order[0] if self.order else None
+
+
+def conclude(plan: Plan, pool: Pool) -> Outcome:
+    """Select and decide, in the order of the deadline rules.
+
+    The best scored candidate; without any, the scorer's failure as the route says, or the first finished
+    candidate unscored; without that, the route's outcome for a timeout. Raises ScorerUnavailable or
+    DeadlineMissed where the route asks for an error.
+    """
+    if pool.scored:
+        return _by_score(plan, pool)
+    if pool.scorer_error is not None and pool.completed:
+        return _without_scorer(plan, pool, pool.scorer_error)
+    if pool.completed:
+        return _reviewed(plan, pool, pool.completed, degraded="unscored")
+    if plan.settings.on_timeout == "error":
+        raise DeadlineMissed(f"no candidate was ready within {plan.budget_ms} ms")
+    return Outcome("fallback", "fallback_message", pool.stop_reason, degraded="deadline")
+
+
+def _by_score(plan: Plan, pool: Pool) -> Outcome:
+    order = ranked(pool.candidates, length_cut_loses=plan.settings.length_cut_loses)
+    stop = pool.stop_reason
+    verdict = decide(
+        order[0].probability,
+        pool.calibrator,
+        accept_threshold=plan.accept_threshold,
+        review_threshold=min(plan.settings.review_threshold, plan.accept_threshold),
+        n=len(pool.scored),
+        stopping_rule=STOPPING_RULE if stop == "all_scored" else stop,
+    )
+    degraded = verdict.degraded if stop == "all_scored" else stop
+    if verdict.decision == "accept":
+        return Outcome("accept", "candidates", stop, order, degraded)
+    if verdict.decision == "review":
+        return _reviewed(plan, pool, order, degraded)
+    sends: dict[str, Send] = {"send": "candidates", "message": "fallback_message", "greedy": "greedy"}
+    return Outcome("fallback", sends[plan.settings.on_fallback], stop, order, degraded)
+
+
+def _without_scorer(plan: Plan, pool: Pool, error: ScorerUnavailable) -> Outcome:
+    if plan.settings.on_scorer_failure == "error":
+        raise error
+    if plan.settings.on_scorer_failure == "first_candidate":
+        return Outcome("fallback", "candidates", "scorer_failed", pool.completed, "scorer_failed")
+    return Outcome("fallback", "fallback_message", "scorer_failed", pool.completed, "scorer_failed")
+
+
+def _reviewed(plan: Plan, pool: Pool, order: list[Candidate], degraded: str | None) -> Outcome:
+    send: Send = "candidates" if plan.settings.on_review == "send" else "hold_message"
+    return Outcome("review", send, pool.stop_reason, order, degraded)

@@ -1,0 +1,283 @@
+"""One request, from its route to its record. Read `Pipeline.answer` first: each line is a stage.
+
+route -> sample(n) -> score as they finish -> select -> decide -> respond -> record
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from routing.router import RouteDecision
+from service.admission import Admission
+from service.auth import Identity
+from service.candidates import Candidate
+from service.deadlines import Deadline
+from service.errors import ApiError, DeadlineMissed, PolicyUnavailable, ScorerUnavailable
+from service.metrics import Metrics
+from service.outcome import Outcome, Pool, conclude
+from service.plan import Plan, make_plan
+from service.policy_client import Policy
+from service.respond import Answer, completion_chunks, passthrough_chunk, respond
+from service.responses import RecentResponses
+from service.schemas import ChatRequest
+from service.scorer_client import Scorer, ScoreReply
+from service.settings import Settings
+
+
+class Router(Protocol):
+    """The seam to what routes."""
+
+    def route(self, messages: Any) -> RouteDecision:
+        """Which route a conversation takes."""
+
+
+@dataclass
+class Work:
+    """One request under way."""
+
+    id: str
+    request: ChatRequest
+    identity: Identity
+    plan: Plan
+    deadline: Deadline
+    began: float
+    created: int
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+
+class Pipeline:
+    """Everything a request needs, built once by the app."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        policies: Mapping[str, Policy],
+        scorer: Scorer,
+        router: Router,
+        metrics: Metrics,
+        admission: Admission,
+        recent: RecentResponses,
+    ) -> None:
+        self.settings = settings
+        self.policies = policies
+        self.scorer = scorer
+        self.router = router
+        self.metrics = metrics
+        self.admission = admission
+        self.recent = recent
+
+    async def prepare(self, request: ChatRequest, identity: Identity, response_id: str) -> Work:
+        """Route and plan: what must be known before the first byte of a response."""
+        began, timings = time.perf_counter(), dict[str, float]()
+        messages = request.policy_messages()
+        with self.metrics.timed("route", timings):
+            # The encoder takes milliseconds: off the event loop, where other streams are waiting.
+            decision = await asyncio.to_thread(self.router.route, messages)
+        plan = make_plan(request, identity, decision.route, decision.probability, self.settings.routes[decision.route])
+        deadline = Deadline(plan.budget_ms - (time.perf_counter() - began) * 1000)
+        return Work(response_id, request, identity, plan, deadline, began, int(time.time()), timings)
+
+    async def answer(self, work: Work) -> Answer:
+        """The whole answer at once."""
+        with self._at_work():
+            if work.plan.strategy == "greedy":
+                candidate = Candidate(0)
+                async for _ in self._greedy_chunks(work, candidate):
+                    pass
+                outcome = Outcome("passthrough", "candidates", "passthrough", [candidate])
+                return self._finish(work, Pool([candidate]), outcome)
+            pool = await self._sample_and_score(work)
+            outcome = conclude(work.plan, pool)
+            if outcome.send == "greedy":
+                await self._add_greedy(work, pool, outcome)
+            return self._finish(work, pool, outcome)
+
+    async def stream(self, work: Work) -> AsyncIterator[dict[str, Any]]:
+        """The answer as OpenAI chunks: a greedy one as it decodes, a best-of-N one when its winner is known."""
+        if work.plan.strategy == "best_of_n":
+            for chunk in completion_chunks(work, await self.answer(work)):
+                yield chunk
+            return
+        with self._at_work():
+            candidate = Candidate(0)
+            async for chunk in self._greedy_chunks(work, candidate):
+                if shown := passthrough_chunk(work, chunk):
+                    yield shown
+            outcome = Outcome("passthrough", "candidates", "passthrough", [candidate])
+            answer = self._finish(work, Pool([candidate]), outcome)
+        for chunk in completion_chunks(work, answer, only_end=True):
+            yield chunk
+
+    async def _sample_and_score(self, work: Work) -> Pool:
+        """n streams at once, each scored when it ends, until all are done or the deadline is there."""
+        plan, pool = work.plan, Pool([Candidate(index) for index in range(work.plan.n)])
+        pinned = asyncio.create_task(self._pin(work, pool))
+        scores: dict[tuple[str, str], asyncio.Task[ScoreReply]] = {}
+        tasks = [asyncio.create_task(self._run_candidate(work, pool, c, pinned, scores)) for c in pool.candidates]
+        began = time.perf_counter()
+        try:
+            done, waiting = await asyncio.wait(
+                tasks, timeout=work.deadline.remaining(), return_when=asyncio.FIRST_EXCEPTION
+            )
+            failed = [error for task in done if (error := task.exception()) is not None]
+            pool.timed_out = bool(waiting) and not failed
+            if fatal := next((e for e in failed if not isinstance(e, PolicyUnavailable)), None):
+                raise fatal
+            if failed and waiting:
+                # One stream broke off; the others may still answer.
+                await asyncio.wait(waiting, timeout=work.deadline.remaining())
+                pool.timed_out = any(not task.done() for task in waiting)
+            if len(failed) == plan.n:
+                raise failed[0]
+        finally:
+            await _cancel([*tasks, *scores.values(), pinned])
+            self._observe_sampling(work, pool, began)
+        return pool
+
+    async def _run_candidate(
+        self,
+        work: Work,
+        pool: Pool,
+        candidate: Candidate,
+        pinned: asyncio.Task[str | None],
+        scores: dict[tuple[str, str], asyncio.Task[ScoreReply]],
+    ) -> None:
+        await self._sample(work, candidate, work.plan.body(candidate.index))
+        orm = await asyncio.shield(pinned)
+        if orm is None:
+            return
+        if candidate.key not in scores:
+            # Identical texts share one call.
+            scores[candidate.key] = asyncio.create_task(self._score(work, candidate, orm))
+        try:
+            reply = await asyncio.shield(scores[candidate.key])
+        except ScorerUnavailable as error:
+            pool.scorer_error = error
+            return
+        pool.calibrator = reply.calibrator
+        candidate.score, candidate.probability = reply.results[0].score, reply.results[0].probability
+
+    async def _pin(self, work: Work, pool: Pool) -> str | None:
+        """Resolve the reward model once for the request and let it see the prompt while the policy samples."""
+        try:
+            pool.orm = await self.scorer.resolve(work.plan.settings.orm)
+            await self.scorer.prefill(work.plan.messages, pool.orm)
+        except ScorerUnavailable as error:
+            self.metrics.upstream_errors.labels("scorer").inc()
+            pool.scorer_error = error
+            return None
+        return pool.orm
+
+    async def _sample(self, work: Work, candidate: Candidate, body: dict[str, Any]) -> None:
+        policy = self.policies[work.plan.settings.policy]
+        try:
+            async with aclosing(policy.sample(body)) as chunks:  # type: ignore[type-var]
+                async for chunk in chunks:
+                    candidate.feed(chunk, time.perf_counter())
+        except PolicyUnavailable:
+            self.metrics.upstream_errors.labels("policy").inc()
+            raise
+
+    async def _score(self, work: Work, candidate: Candidate, orm: str) -> ScoreReply:
+        plan = work.plan
+        try:
+            with self.metrics.timed("scoring", {}):
+                return await self.scorer.score(
+                    plan.messages, [candidate.completion()], orm, plan.route, work.deadline.remaining_ms()
+                )
+        except ScorerUnavailable:
+            self.metrics.upstream_errors.labels("scorer").inc()
+            raise
+
+    async def _greedy_chunks(self, work: Work, candidate: Candidate) -> AsyncIterator[dict[str, Any]]:
+        """The policy's chunks as they come, within the deadline."""
+        policy = self.policies[work.plan.settings.policy]
+        began = time.perf_counter()
+        try:
+            async with aclosing(policy.sample(work.plan.body(0))) as chunks:  # type: ignore[type-var]
+                while True:
+                    async with asyncio.timeout(work.deadline.remaining()):
+                        chunk = await anext(chunks, None)  # type: ignore[arg-type]
+                    if chunk is None:
+                        break
+                    candidate.feed(chunk, time.perf_counter())
+                    yield chunk
+        except TimeoutError as error:
+            raise DeadlineMissed(f"the completion was not ready within {work.plan.budget_ms} ms") from error
+        except PolicyUnavailable:
+            self.metrics.upstream_errors.labels("policy").inc()
+            raise
+        finally:
+            self._observe_sampling(work, Pool([candidate]), began)
+
+    async def _add_greedy(self, work: Work, pool: Pool, outcome: Outcome) -> None:
+        """One unscored greedy completion to send instead of the winner; without time for it, the message."""
+        candidate = Candidate(len(pool.candidates))
+        try:
+            async with asyncio.timeout(work.deadline.remaining()):
+                await self._sample(work, candidate, work.plan.body(candidate.index, greedy=True))
+        except (TimeoutError, ApiError):
+            outcome.send, outcome.degraded = "fallback_message", outcome.degraded or "greedy_failed"
+            return
+        pool.candidates.append(candidate)
+
+    def _finish(self, work: Work, pool: Pool, outcome: Outcome) -> Answer:
+        """Respond and record."""
+        self.metrics.observe("total", time.perf_counter() - work.began, work.timings_ms)
+        answer = respond(work, pool, outcome, self.settings.policy(work.plan.settings.policy).model)
+        self.recent.remember(work.id, work.identity.tenant, answer.rerank)
+        self._record(work, pool, outcome)
+        return answer
+
+    def _observe_sampling(self, work: Work, pool: Pool, began: float) -> None:
+        now = time.perf_counter()
+        first = min((c.first_token_at for c in pool.candidates if c.first_token_at), default=None)
+        last = max((c.finished_at for c in pool.candidates if c.finished_at), default=now)
+        if first is not None:
+            self.metrics.observe("first_token", first - began, work.timings_ms)
+        self.metrics.observe("sampling", last - began, work.timings_ms)
+        if work.plan.strategy == "best_of_n":
+            self.metrics.observe("scoring_tail", max(0.0, now - last), work.timings_ms)
+
+    def _record(self, work: Work, pool: Pool, outcome: Outcome) -> None:
+        metrics, route = self.metrics, work.plan.route
+        metrics.requests.labels(route, outcome.decision).inc()
+        if outcome.degraded:
+            metrics.degraded.labels(outcome.degraded).inc()
+        metrics.tokens.labels("prompt").inc(max((c.prompt_tokens for c in pool.candidates), default=0))
+        metrics.tokens.labels("completion").inc(sum(c.completion_tokens for c in pool.candidates))
+        for state, members in (
+            ("requested", pool.candidates),
+            ("completed", pool.completed),
+            ("scored", pool.scored),
+        ):
+            metrics.candidates.labels(route, state).inc(len(members))
+        for candidate in pool.scored:
+            metrics.score.observe(candidate.score or 0.0)
+        winner = outcome.winner
+        if winner is None or winner.score is None:
+            return
+        metrics.winner_score.observe(winner.score)
+        if winner.probability is not None:
+            metrics.probability.observe(winner.probability)
+        if (first := pool.candidates[0].score) is not None:
+            metrics.uplift.observe(winner.score - first)
+        if mean := sum(c.completion_tokens for c in pool.scored) / len(pool.scored):
+            metrics.length_ratio.observe(winner.completion_tokens / mean)
+
+    @contextmanager
+    def _at_work(self) -> Any:
+        with self.admission.permit(), self.metrics.inflight.track_inprogress():
+            yield
+
+
+async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    with suppress(asyncio.CancelledError):
+        await asyncio.gather(*tasks, return_exceptions=True)

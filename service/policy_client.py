@@ -1,0 +1,118 @@
+"""The policy: any OpenAI-compatible server, asked by streaming requests with n=1 that can be cancelled singly."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import aiohttp
+import orjson
+
+from service.errors import InvalidRequest, NotFound, PolicyUnavailable
+from service.settings import PolicySettings
+
+_DONE = b"[DONE]"
+_CONNECT_SECONDS = 5.0
+_HEALTH_SECONDS = 2.0
+# A line of a stream is one token with its log-probabilities; far below this.
+_MAX_LINE = 2**20
+
+
+class Policy(Protocol):
+    """The seam to what samples."""
+
+    def sample(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """The chunks of one streamed completion; closing the iterator cancels it at the policy."""
+
+    async def healthy(self) -> bool:
+        """Whether it answers."""
+
+
+class HttpPolicy:
+    """A policy behind HTTP. `body` of `sample` is OpenAI's chat request without model and streaming fields."""
+
+    def __init__(self, endpoint: PolicySettings, session: aiohttp.ClientSession) -> None:
+        self._endpoint = endpoint
+        self._session = session
+        self._headers = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
+
+    async def sample(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Chunks as the policy sends them; usage comes with each, so that a cancelled stream is counted too."""
+        request = body | {
+            "model": self._endpoint.model,
+            "n": 1,
+            "stream": True,
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+        }
+        try:
+            async with self._post(request) as response:
+                await _raise_for_status(response)
+                async for payload in _payloads(response):
+                    yield _parse(payload)
+        except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+            raise PolicyUnavailable(f"the policy could not be reached or broke off ({type(error).__name__})") from error
+
+    def _post(self, request: dict[str, Any]) -> Any:
+        return self._session.post(
+            f"{self._endpoint.url}/v1/chat/completions",
+            data=orjson.dumps(request),
+            headers=self._headers | {"Content-Type": "application/json"},
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+            read_bufsize=_MAX_LINE,
+        )
+
+    async def healthy(self) -> bool:
+        """Whether it lists its models: every OpenAI-compatible server does."""
+        try:
+            async with self._session.get(
+                f"{self._endpoint.url}/v1/models",
+                headers=self._headers,
+                timeout=aiohttp.ClientTimeout(total=_HEALTH_SECONDS),
+            ) as response:
+                return response.status == 200
+        except (aiohttp.ClientError, ConnectionError, TimeoutError):
+            return False
+
+
+async def _payloads(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    ended = False
+    async for line in response.content:
+        if line.startswith(b"data:"):
+            payload = line[5:].strip()
+            if payload == _DONE:
+                ended = True
+                break
+            yield payload
+    if not ended:
+        raise PolicyUnavailable("the policy ended its stream before the completion was done")
+
+
+def _parse(payload: bytes) -> dict[str, Any]:
+    try:
+        chunk: dict[str, Any] = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise PolicyUnavailable("the policy sent something that is not JSON") from error
+    if "error" in chunk:
+        message = (chunk["error"] or {}).get("message", "no reason given")
+        raise PolicyUnavailable(f"the policy failed while it sampled: {message}")
+    return chunk
+
+
+async def _raise_for_status(response: aiohttp.ClientResponse) -> None:
+    if response.status == 200:
+        return
+    message = _error_message(await response.read())
+    if response.status == 404:
+        raise NotFound(f"the policy does not serve the configured model: {message}", code="policy_model_not_found")
+    if response.status in (400, 413, 422):
+        # The client's own parameters, such as a prompt longer than the model's context.
+        raise InvalidRequest(message, code="rejected_by_policy")
+    raise PolicyUnavailable(f"the policy answered {response.status}: {message}")
+
+
+def _error_message(body: bytes) -> str:
+    try:
+        error = orjson.loads(body).get("error")
+        return str(error.get("message")) if isinstance(error, dict) else str(error)
+    except (orjson.JSONDecodeError, AttributeError):
+        return "no reason given"

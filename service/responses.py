@@ -1,0 +1,31 @@
+"""The `rerank` objects of recent responses, for lookup by id: bounded, in memory, by tenant."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from service.errors import NotFound
+
+
+class RecentResponses:
+    """The last `limit` responses; an older one, or another tenant's, is not found."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._entries: OrderedDict[str, tuple[str, dict[str, Any]]] = OrderedDict()
+
+    def remember(self, response_id: str, tenant: str, rerank: dict[str, Any]) -> None:
+        """Keep a response, forgetting the oldest when there are too many."""
+        self._entries[response_id] = (tenant, rerank)
+        while len(self._entries) > self._limit:
+            self._entries.popitem(last=False)
+
+    def find(self, response_id: str, tenant: str) -> dict[str, Any]:
+        """The `rerank` object of a response of this tenant; NotFound otherwise, whosever it is."""
+        owner, rerank = self._entries.get(response_id, (None, {}))
+        if owner != tenant:
+            raise NotFound(
+                f"no recent response of yours has the id {response_id}", param="id", code="response_not_found"
+            )
+        return rerank
