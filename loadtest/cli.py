@@ -63,7 +63,7 @@ def loadtest(
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest completion asked for.")] = 96,
     api_key: Annotated[str | None, typer.Option(envvar="WINNOW_API_KEY", help="Bearer key.")] = None,
     timeout_s: Annotated[float, _above_zero("Give a request up after this long.")] = 60.0,
-    deadline_ms: Annotated[float, _above_zero("Later answers are no goodput.")] = 8000.0,
+    deadline_ms: Annotated[float, _above_zero("Later answers are no goodput.")] = 30_000.0,
     slo_error_rate: Annotated[float, _share("Objective: share of errors at most.")] = 0.01,
     slo_p95_ms: Annotated[float | None, _above_zero("Objective: p95 at most.")] = None,
     slo_high_stakes_p95_ms: Annotated[
