@@ -4,6 +4,7 @@ RewardModelError
 ├── BadInput            what was sent cannot be scored or trained on
 ├── CheckpointError     a checkpoint cannot be read or written
 │   └── IntegrityError  its files are not the ones its manifest lists
+├── Unauthorized        the caller's key is not the server's
 ├── UnknownModel        no model goes by that name, or that version is gone
 ├── SetupError          something must be installed or prepared first
 └── ServingError        the server cannot answer now
@@ -37,6 +38,10 @@ class IntegrityError(CheckpointError):
 
 class UnknownModel(RewardModelError):
     """No model goes by that name, or that version is gone."""
+
+
+class Unauthorized(RewardModelError):
+    """The caller's key is not the server's."""
 
 
 class SetupError(RewardModelError):

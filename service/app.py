@@ -86,7 +86,7 @@ def _state(
     for name in policies:
         metrics.models.labels("policy", settings.policy(name).model).set(1)
     if isinstance(router, Router):
-        metrics.models.labels("router", router.version).set(1)
+        metrics.models.labels("router", router.manifest.id).set(1)
     pipeline = Pipeline(settings, policies, scorer, router, metrics, admission, recent)
     readiness = Readiness({"scorer": scorer, **{f"policy:{name}": policy for name, policy in policies.items()}})
     return AppState(settings, keyring, admission, metrics, pipeline, recent, readiness)

@@ -199,7 +199,7 @@ class Pipeline:
         policy = self.policies[work.plan.settings.policy]
         began = time.perf_counter()
         try:
-            async with aclosing(policy.sample(work.plan.body(0))) as chunks:  # type: ignore[type-var]
+            async with aclosing(policy.sample(work.plan.body(0))) as chunks:
                 while True:
                     async with asyncio.timeout(work.deadline.remaining()):
                         chunk = await anext(chunks, None)  # type: ignore[arg-type]

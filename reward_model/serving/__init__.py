@@ -1,0 +1,1 @@
+"""The scorer: a reward model behind HTTP."""

@@ -1,0 +1,149 @@
+"""Batches across requests: one task owns the queue, one thread runs the model.
+
+No artificial delay: while a forward pass runs, the next batch gathers. The shortest deadline goes first; work whose
+client left or whose deadline passed is dropped before it costs anything; a failed batch answers every member.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from reward_model.errors import DeadlineExceeded, EngineFailed, Overloaded
+from reward_model.serving.metrics import ScorerMetrics
+
+Forward = Callable[[Sequence[Sequence[int]]], Sequence[float]]
+
+
+@dataclass
+class _Entry:
+    ids: Sequence[int]
+    deadline: float
+    future: asyncio.Future[float]
+    entered: float = field(default_factory=time.monotonic)
+
+
+class Batcher:
+    """Scores token sequences by `forward`, at most `max_batch_tokens` padded tokens at a time."""
+
+    def __init__(self, forward: Forward, max_batch_tokens: int, max_waiting: int, metrics: ScorerMetrics) -> None:
+        self._forward = forward
+        self._budget = max_batch_tokens
+        self._max_waiting = max_waiting
+        self._metrics = metrics
+        self._waiting: list[_Entry] = []
+        self._arrived = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="winnow-forward")
+        self._owner: asyncio.Task[None] | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the task that owns the queue runs."""
+        return self._owner is not None and not self._owner.done()
+
+    def start(self) -> None:
+        """Start the owner of the queue."""
+        self._owner = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """End the owner; whatever still waits fails."""
+        if self._owner is not None:
+            self._owner.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._owner
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    async def score(self, ids: Sequence[int], deadline: float = math.inf) -> float:
+        """Score of one sequence; `deadline` in the monotonic clock.
+
+        Raises Overloaded when too much waits, DeadlineExceeded when its time passes first, EngineFailed when the
+        forward pass fails or nobody is left to run it.
+        """
+        if not self.alive:
+            raise EngineFailed("the scoring worker has died; restart the scorer")
+        if len(self._waiting) >= self._max_waiting:
+            raise Overloaded(f"{len(self._waiting)} completions are waiting, which is all this scorer takes")
+        entry = _Entry(ids, deadline, asyncio.get_running_loop().create_future())
+        self._waiting.append(entry)
+        self._arrived.set()
+        # Cancelling the caller cancels the future, and the owner drops the entry.
+        return await entry.future
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._arrived.wait()
+                self._drop_dead()
+                if not (batch := self._take()):
+                    self._arrived.clear()
+                    continue
+                await self._score(batch)
+        finally:
+            for entry in self._waiting:
+                _fail(entry, EngineFailed("the scorer is stopping or its worker has died"))
+            self._waiting.clear()
+
+    def _drop_dead(self) -> None:
+        now, left = time.monotonic(), []
+        for entry in self._waiting:
+            if entry.future.done():
+                self._metrics.dropped.labels("client_left").inc()
+            elif entry.deadline <= now:
+                self._metrics.dropped.labels("deadline").inc()
+                _fail(entry, DeadlineExceeded("the deadline passed before the completion could be scored"))
+            else:
+                left.append(entry)
+        self._waiting = left
+
+    def _take(self) -> list[_Entry]:
+        """The most urgent entries that fit; one that is too long by itself still runs, alone."""
+        self._waiting.sort(key=lambda entry: entry.deadline)
+        batch: list[_Entry] = []
+        longest = 0
+        for entry in self._waiting:
+            longest = max(longest, len(entry.ids))
+            if batch and longest * (len(batch) + 1) > self._budget:
+                break
+            batch.append(entry)
+        self._waiting = self._waiting[len(batch) :]
+        return batch
+
+    async def _score(self, batch: list[_Entry]) -> None:
+        began = time.monotonic()
+        self._observe(batch, began)
+        try:
+            scores = await asyncio.get_running_loop().run_in_executor(
+                self._thread, self._forward, [entry.ids for entry in batch]
+            )
+        except asyncio.CancelledError:
+            for entry in batch:
+                _fail(entry, EngineFailed("the scorer is stopping"))
+            raise
+        except Exception as error:
+            for entry in batch:
+                _fail(entry, EngineFailed(f"the forward pass failed: {type(error).__name__}: {error}"))
+            return
+        self._metrics.forward.observe(time.monotonic() - began)
+        for entry, score in zip(batch, scores, strict=True):
+            if not math.isfinite(score):
+                _fail(entry, EngineFailed(f"the model's score is {score}; its weights or precision are broken"))
+            elif not entry.future.done():
+                entry.future.set_result(score)
+
+    def _observe(self, batch: list[_Entry], now: float) -> None:
+        padded = len(batch) * max(len(entry.ids) for entry in batch)
+        self._metrics.batch_size.observe(len(batch))
+        self._metrics.batch_tokens.observe(padded)
+        self._metrics.padding.observe(1 - sum(len(entry.ids) for entry in batch) / padded)
+        for entry in batch:
+            self._metrics.queue.observe(now - entry.entered)
+
+
+def _fail(entry: _Entry, error: Exception) -> None:
+    if not entry.future.done():
+        entry.future.set_exception(error)

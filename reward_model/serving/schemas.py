@@ -1,0 +1,64 @@
+"""What the scorer is sent."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from reward_model.formatting import Completion, Message
+
+
+class Candidate(Completion):
+    """A completion to score; `index` comes back with its result."""
+
+    index: int | None = None
+
+
+class ScoreRequest(BaseModel):
+    """POST /v1/score."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: Annotated[list[Message], Field(min_length=1)]
+    completions: Annotated[list[str | Candidate], Field(min_length=1)]
+    orm: str | None = None
+    route: str | None = None
+    locale: str | None = None
+    deadline_ms: int | None = Field(None, gt=0)
+    partial: bool = False
+
+    def candidates(self) -> list[Candidate]:
+        """Completions as objects, each with an index."""
+        found = [c if isinstance(c, Candidate) else Candidate(content=c) for c in self.completions]
+        return [c if c.index is not None else c.model_copy(update={"index": i}) for i, c in enumerate(found)]
+
+
+class PrefillRequest(BaseModel):
+    """POST /v1/prefill."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: Annotated[list[Message], Field(min_length=1)]
+    orm: str | None = None
+
+
+class ClassifyRequest(BaseModel):
+    """POST /classify, as vLLM's pooling server takes it: texts, or a conversation that ends with the reply."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str | None = None
+    input: str | list[str] | None = None
+    messages: list[dict[str, Any]] | None = None
+    use_activation: bool | None = None
+
+
+class RewardRequest(BaseModel):
+    """POST /get_reward, as OpenRLHF's remote reward model takes it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    query: str | list[str]
+    prompts: list[Any] | None = None
+    labels: list[Any] | None = None

@@ -1,0 +1,29 @@
+"""Every setting of the scorer, once: from the command line or WINNOW_SCORER_* variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ScorerSettings(BaseSettings):
+    """Settings of the scorer. In the environment: WINNOW_SCORER_PORT and so on."""
+
+    model_config = SettingsConfigDict(env_prefix="WINNOW_SCORER_", extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8002, ge=0, le=65535, description="Port to listen on.")
+    model: str = Field("champion", description="Checkpoint: a name, name@version, alias, folder, or a hub id.")
+    registry: Path | None = Field(None, description="Folder of checkpoints beside the bundled ones.")
+    device: str = Field("auto", description="`auto` (CUDA where found), `cpu`, `cuda`, `cuda:1`, ...")
+    dtype: Literal["auto", "bf16", "fp32"] = Field("auto", description="`auto`: bf16.")
+    threads: int | None = Field(None, ge=1, description="CPU threads of a forward pass; all cores where not set.")
+    max_batch_tokens: int = Field(16_384, ge=1, description="Padded tokens of one forward pass.")
+    max_waiting: int = Field(1_024, ge=1, description="Completions waiting; more get a 503 and retry-after.")
+    max_completions: int = Field(64, ge=1, description="Completions of one request.")
+    max_body_bytes: int = Field(4_000_000, ge=1_000, description="Largest request body.")
+    prompt_cache: int = Field(1_024, ge=1, description="Tokenised prompts kept.")
+    api_key: str | None = Field(None, description="Bearer token that callers must send, if any.")
