@@ -33,6 +33,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{/* What every pod of ours is, down to its securityContext. */}}
 {{- define "winnow.pod" -}}
 automountServiceAccountToken: false
+# Kubernetes would tell each pod WINNOW_SCORER_PORT=tcp://..., which is a setting of ours.
 enableServiceLinks: false
 securityContext:
   runAsNonRoot: true
@@ -80,23 +81,11 @@ emptyDir: {sizeLimit: {{ .emptyDirSize }}}
 {{- end -}}
 {{- end }}
 
-{{/* Entries of a container's `env`, or nothing. */}}
-{{- define "winnow.hubToken" -}}
-{{- with .Values.hubToken }}
-{{- if .existingSecret }}
-            - name: HF_TOKEN
+{{/* An entry of a container's `env` out of a secret, or nothing; call with (dict "variable" ... "secret" ...). */}}
+{{- define "winnow.secretVariable" -}}
+{{- if .secret.existingSecret }}
+            - name: {{ .variable }}
               valueFrom:
-                secretKeyRef: {name: {{ .existingSecret }}, key: {{ .key }}}
-{{- end }}
-{{- end }}
-{{- end }}
-
-{{- define "winnow.policyKey" -}}
-{{- with .root.Values.policy.apiKey }}
-{{- if .existingSecret }}
-            - name: {{ $.variable }}
-              valueFrom:
-                secretKeyRef: {name: {{ .existingSecret }}, key: {{ .key }}}
-{{- end }}
+                secretKeyRef: {name: {{ .secret.existingSecret }}, key: {{ .secret.key }}}
 {{- end }}
 {{- end }}

@@ -186,6 +186,9 @@ def test_other_secrets_are_references_too(everything: Objects, minimal: Objects)
     key = {"secretKeyRef": {"name": "policy-key", "key": "api-key"}}
     assert environment(everything, "gateway")["WINNOW_POLICY_API_KEY"] == key
     assert environment(everything, "policy")["VLLM_API_KEY"] == key
+    key = {"secretKeyRef": {"name": "scorer-key", "key": "api-key"}}
+    assert environment(everything, "gateway")["WINNOW_SCORER_API_KEY"] == key
+    assert environment(everything, "scorer")["WINNOW_SCORER_API_KEY"] == key
     token = {"secretKeyRef": {"name": "hub", "key": "token"}}
     assert environment(everything, "policy")["HF_TOKEN"] == environment(everything, "scorer")["HF_TOKEN"] == token
     assert "valueFrom" not in yaml.safe_dump([environment(minimal, c) for c in ("gateway", "policy", "scorer")])
@@ -239,6 +242,7 @@ def test_pods_are_restricted(minimal: Objects, component: str) -> None:
     assert spec["securityContext"]["runAsUser"] == 10001, "the images' user"
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert spec["automountServiceAccountToken"] is False
+    assert spec["enableServiceLinks"] is False, "or WINNOW_SCORER_PORT would be tcp://..."
     assert parts["securityContext"]["allowPrivilegeEscalation"] is False
     assert parts["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert parts["securityContext"].get("readOnlyRootFilesystem", False) is (component != "policy")
@@ -284,7 +288,15 @@ def test_caches_are_bounded_scratch_or_a_claim(minimal: Objects, everything: Obj
     assert cache(minimal, "policy")["emptyDir"] == {"sizeLimit": "50Gi"}
     assert cache(everything, "policy")["persistentVolumeClaim"] == {"claimName": "weights"}
     assert cache(everything, "scorer")["persistentVolumeClaim"] == {"claimName": "scorer-cache"}
-    assert "/models/winnow-orm/2" in container(everything, "scorer")["args"]
+
+
+def test_the_scorer_finds_its_registry(minimal: Objects, everything: Objects) -> None:
+    assert container(minimal, "scorer")["args"][-2:] == ["--model", "champion"]
+    assert "WINNOW_SCORER_REGISTRY" not in environment(minimal, "scorer")
+    mount = next(m for m in container(everything, "scorer")["volumeMounts"] if m["name"] == "registry")
+    assert mount == {"name": "registry", "mountPath": "/models", "readOnly": True}
+    assert environment(everything, "scorer")["WINNOW_SCORER_REGISTRY"] == mount["mountPath"]
+    assert container(everything, "scorer")["args"][-1] == "winnow-orm@2"
 
 
 def test_a_stopping_pod_may_finish_its_longest_answer(everything: Objects) -> None:
