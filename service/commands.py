@@ -77,6 +77,9 @@ def serve(
     orm: Annotated[str, typer.Option(help="Reward model: a name, a folder, or a hub id.")] = "winnow-orm",
     policy_url: Annotated[str | None, typer.Option(help="Use this policy instead of starting one.")] = None,
     scorer_url: Annotated[str | None, typer.Option(help="Use this scorer instead of starting one.")] = None,
+    profile: Annotated[
+        str, typer.Option(help="`demo` sends every winner; `standard` holds what is not accepted.")
+    ] = "demo",
     state: Annotated[Path | None, typer.Option(help="Folder of keys and logs.")] = None,
 ) -> None:
     """Run policy, scorer and gateway on this machine, supervised; Ctrl-C drains and stops them."""
@@ -92,6 +95,7 @@ def serve(
         orm=orm,
         policy_url=policy_url,
         scorer_url=scorer_url,
+        profile=profile,
         state=state or serving.state_folder(),
     )
     with clear_errors():

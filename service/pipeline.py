@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -97,7 +97,7 @@ class Pipeline:
                 await self._add_greedy(work, pool, outcome)
             return self._finish(work, pool, outcome)
 
-    async def stream(self, work: Work) -> AsyncIterator[dict[str, Any]]:
+    async def stream(self, work: Work) -> AsyncGenerator[dict[str, Any], None]:
         """The answer as OpenAI chunks: a greedy one as it decodes, a best-of-N one when its winner is known."""
         if work.plan.strategy == "best_of_n":
             for chunk in completion_chunks(work, await self.answer(work)):
@@ -176,7 +176,7 @@ class Pipeline:
     async def _sample(self, work: Work, candidate: Candidate, body: dict[str, Any]) -> None:
         policy = self.policies[work.plan.settings.policy]
         try:
-            async with aclosing(policy.sample(body)) as chunks:  # type: ignore[type-var]
+            async with aclosing(policy.sample(body)) as chunks:
                 async for chunk in chunks:
                     candidate.feed(chunk, time.perf_counter())
         except PolicyUnavailable:
@@ -194,7 +194,7 @@ class Pipeline:
             self.metrics.upstream_errors.labels("scorer").inc()
             raise
 
-    async def _greedy_chunks(self, work: Work, candidate: Candidate) -> AsyncIterator[dict[str, Any]]:
+    async def _greedy_chunks(self, work: Work, candidate: Candidate) -> AsyncGenerator[dict[str, Any], None]:
         """The policy's chunks as they come, within the deadline."""
         policy = self.policies[work.plan.settings.policy]
         began = time.perf_counter()
@@ -202,7 +202,7 @@ class Pipeline:
             async with aclosing(policy.sample(work.plan.body(0))) as chunks:
                 while True:
                     async with asyncio.timeout(work.deadline.remaining()):
-                        chunk = await anext(chunks, None)  # type: ignore[arg-type]
+                        chunk = await anext(chunks, None)
                     if chunk is None:
                         break
                     candidate.feed(chunk, time.perf_counter())

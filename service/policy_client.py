@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, Protocol
 
 import aiohttp
@@ -21,7 +21,7 @@ _MAX_LINE = 2**20
 class Policy(Protocol):
     """The seam to what samples."""
 
-    def sample(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    def sample(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of one streamed completion; closing the iterator cancels it at the policy."""
 
     async def healthy(self) -> bool:
@@ -36,7 +36,7 @@ class HttpPolicy:
         self._session = session
         self._headers = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
 
-    async def sample(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def sample(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """Chunks as the policy sends them; usage comes with each, so that a cancelled stream is counted too."""
         request = body | {
             "model": self._endpoint.model,

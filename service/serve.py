@@ -32,6 +32,7 @@ class Plan(NamedTuple):
     orm: str
     policy_url: str | None
     scorer_url: str | None
+    profile: str
     state: Path
 
 
@@ -74,6 +75,7 @@ def gateway_environment(plan: Plan, keys: Path) -> dict[str, str]:
         "WINNOW_POLICY_URL": plan.policy_url or f"http://127.0.0.1:{plan.policy_port}",
         "WINNOW_SCORER_URL": plan.scorer_url or f"http://127.0.0.1:{plan.scorer_port}",
         "WINNOW_KEYS_FILE": str(keys),
+        "WINNOW_PROFILE": plan.profile,
     }
     if plan.policy_url is None:
         environment["WINNOW_POLICY_MODEL"] = BUNDLED_MODEL if plan.model == "bundled" else plan.model
@@ -108,7 +110,7 @@ async def run(plan: Plan) -> None:
         await supervisor.start()
         heartbeat.cancel()
         if not supervisor.stopping.is_set():
-            print(greeting(_base_url(plan), key), flush=True)
+            print(greeting(_base_url(plan), key, plan.profile), flush=True)
         await supervisor.watch()
         console.print("Stopping: the gateway finishes what it has, then the rest ends")
     except* SetupError as group:
@@ -118,17 +120,19 @@ async def run(plan: Plan) -> None:
         await supervisor.stop()
 
 
-def greeting(url: str, key: str) -> str:
+def greeting(url: str, key: str, profile: str) -> str:
     """What a person needs next."""
+    note = ": every winner is sent, also one that a person should see first" if profile == "demo" else ""
     return f"""
-Winnow is ready: {url}/v1  (console of metrics: {url}/metrics)
+Winnow is ready: {url}/v1 (metrics: {url}/metrics)
 
   curl {url}/v1/chat/completions \\
     -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\
     -d '{{"model": "winnow", "messages": [{{"role": "user", "content": "I was charged twice this month. What now?"}}],
          "rerank": {{"return_candidates": true}}}}'
 
-In any OpenAI client: base_url="{url}/v1", api_key="{key}", model="winnow". Ctrl-C stops everything.
+In any OpenAI client: base_url="{url}/v1", api_key="{key}", model="winnow".
+The profile is `{profile}`{note}. Ctrl-C stops everything.
 """
 
 
