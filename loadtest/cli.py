@@ -66,9 +66,7 @@ def loadtest(
     deadline_ms: Annotated[float, _above_zero("Later answers are no goodput.")] = 30_000.0,
     slo_error_rate: Annotated[float, _share("Objective: share of errors at most.")] = 0.01,
     slo_p95_ms: Annotated[float | None, _above_zero("Objective: p95 at most.")] = None,
-    slo_high_stakes_p95_ms: Annotated[
-        float | None, _above_zero("Objective: p95 of billing and fraud at most.")
-    ] = None,
+    slo_high_stakes_p95_ms: Annotated[float | None, _above_zero("Objective: p95 of billing and fraud at most.")] = None,
     slo_goodput_share: Annotated[
         float | None, _share("Objective: share of answers within the deadline at least.")
     ] = None,
@@ -103,9 +101,7 @@ async def _measure(target: Target, arrivals: list[Arrival], timeout_s: float) ->
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("answered", total=len(arrivals))
-        return await run(
-            target, arrivals, timeout_s=timeout_s, stop=stop, on_done=lambda: progress.advance(bar)
-        )
+        return await run(target, arrivals, timeout_s=timeout_s, stop=stop, on_done=lambda: progress.advance(bar))
 
 
 def _write(report: Report, target: Target, workload: Workload, out: Path | None) -> None:

@@ -68,9 +68,7 @@ async def check(session: aiohttp.ClientSession, target: Target) -> None:
     except (aiohttp.ClientError, TimeoutError) as error:
         raise BadTarget(f"{url} does not answer ({error or 'timed out'}); is the gateway running?") from error
     if status in {401, 403}:
-        raise BadTarget(
-            f"{url} refuses the API key (HTTP {status}); give one with --api-key or WINNOW_API_KEY"
-        )
+        raise BadTarget(f"{url} refuses the API key (HTTP {status}); give one with --api-key or WINNOW_API_KEY")
     if status != 200:
         raise BadTarget(f"{url} answered HTTP {status}; is this an OpenAI-compatible endpoint?")
 

@@ -163,9 +163,7 @@ def render(report: Report) -> Group:
         f"errors {report.error_rate:.1%} {report.errors or ''}; {report.completion_tokens} completion tokens"
     )
     late = f"Sent late by the generator itself: p99 {report.sent_late_ms.get('p99', 0):.1f} ms."
-    stopped = (
-        f" Stopped early, {report.cancelled} requests under way were dropped." if report.interrupted else ""
-    )
+    stopped = f" Stopped early, {report.cancelled} requests under way were dropped." if report.interrupted else ""
     parts: list[RenderableType] = [
         head,
         _spread_table("Latency from the scheduled send time (ms)", report.latency_ms),

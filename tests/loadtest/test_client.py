@@ -53,9 +53,7 @@ async def test_what_is_sent_and_what_is_read(server: Any, completion: Callable[.
     assert outcome.stages_ms == {"route": 1.5, "first_token": 40.0, "total": 90.25}
 
 
-async def test_a_plain_openai_server_is_measured_too(
-    server: Any, completion: Callable[..., dict[str, Any]]
-) -> None:
+async def test_a_plain_openai_server_is_measured_too(server: Any, completion: Callable[..., dict[str, Any]]) -> None:
     async def reply(_: web.Request) -> web.StreamResponse:
         return web.json_response(completion(), headers={"server-timing": "app;dur=12.5, db"})
 

@@ -21,9 +21,7 @@ def result(*outcomes: Outcome, elapsed_s: float = 10.0, interrupted: bool = Fals
 def test_percentiles_lie_linearly_between_ranks() -> None:
     # Rank of quantile q among n values is q (n - 1): 0.95 * 99 = 94.05 -> 95 + 0.05 * (96 - 95).
     found = spread([float(value) for value in range(100, 0, -1)])
-    assert found == pytest.approx(
-        {"n": 100, "mean": 50.5, "p50": 50.5, "p95": 95.05, "p99": 99.01, "max": 100}
-    )
+    assert found == pytest.approx({"n": 100, "mean": 50.5, "p50": 50.5, "p95": 95.05, "p99": 99.01, "max": 100})
     assert spread([]) == {"n": 0}
     assert spread([7.0]) == {"n": 1, "mean": 7, "p50": 7, "p95": 7, "p99": 7, "max": 7}
 
@@ -63,9 +61,7 @@ def test_routes_decisions_and_stages_are_told_by_kind() -> None:
     assert report.routes == {"billing": {"billing": 1, "default": 1}, "fraud": {}, "default": {}}
     assert report.decisions["billing"] == {"accept": 1, "passthrough": 1}
     assert report.degraded == {"deadline": 1}
-    assert report.stages_ms["route"] == pytest.approx(
-        {"n": 2, "mean": 2, "p50": 2, "p95": 2.9, "p99": 2.98, "max": 3}
-    )
+    assert report.stages_ms["route"] == pytest.approx({"n": 2, "mean": 2, "p50": 2, "p95": 2.9, "p99": 2.98, "max": 3})
     assert report.stages_ms["sampling"]["n"] == 1
 
 
