@@ -79,9 +79,7 @@ class Manifest(BaseModel):
     git_revision: str
     metrics: dict[str, Any]
     reference_scores: ScoreHistogram | None = None
-    files: dict[str, str] = Field(
-        description="SHA-256 of every file beside the manifest and the calibration."
-    )
+    files: dict[str, str] = Field(description="SHA-256 of every file beside the manifest and the calibration.")
 
 
 @dataclass(frozen=True)
@@ -120,9 +118,10 @@ def load_checkpoint(
     base = base_folder(manifest.base)
     formatter = load_formatter(base, manifest.formatting)
     _verify_formatter(folder, manifest, formatter, base)
-    module = _assemble(folder, base, manifest).to(dtype).to(device)
-    module.head.float()
-    module.eval()
+    module = _assemble(folder, base, manifest)
+    # The head stays in fp32: it is nothing to compute, and rounding it would move every score.
+    module.backbone.to(dtype)
+    module.to(device).eval()
     calibration = load_calibration(folder, manifest.id)
     return LoadedModel(manifest.id, formatter, module, calibration, manifest, torch.device(device))
 
@@ -159,9 +158,7 @@ def base_folder(base: Base) -> Path:
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"the base {base.name} is not at {folder}")
     if (found := sha256_of(folder / WEIGHTS)) != base.weights_sha256:
-        raise IntegrityError(
-            f"the base {base.name} has weights {found}, the checkpoint needs {base.weights_sha256}"
-        )
+        raise IntegrityError(f"the base {base.name} has weights {found}, the checkpoint needs {base.weights_sha256}")
     return folder
 
 
@@ -247,7 +244,8 @@ def save_checkpoint(
 def _save_adapter(adapted: Any, folder: Path, base: str) -> None:
     # PEFT records where the base lay on this machine; the manifest names it by its digest.
     adapted.peft_config["default"].base_model_name_or_path = base
-    adapted.save_pretrained(str(folder), safe_serialization=True)
+    # Embeddings are never trained; left on "auto", PEFT would ask a hub whether they were.
+    adapted.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
 
 

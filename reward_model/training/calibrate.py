@@ -92,9 +92,7 @@ def calibrate(model: LoadedModel, replies: Sequence[LabelledReply], bootstraps: 
 
 def shared_selection(replies: Sequence[LabelledReply]) -> Selection:
     """The one selection policy behind all the replies; BadInput when they differ or say nothing of it."""
-    seen = {
-        (r.selection.n, r.selection.temperature, r.selection.policy) if r.selection else None for r in replies
-    }
+    seen = {(r.selection.n, r.selection.temperature, r.selection.policy) if r.selection else None for r in replies}
     if not replies or None in seen or len(seen) != 1:
         raise BadInput(
             "every labelled reply must carry the same selection (n, temperature, policy): a "
@@ -161,9 +159,7 @@ def cross_validated(data: Labelled, fit_on: Population, bootstraps: int) -> dict
     folds = _fold_of(data.groups)
     for fold in range(FOLDS):
         train, held_out = usable & (folds != fold), folds == fold
-        probabilities[held_out] = fit_platt(data.scores[train], data.labels[train]).probability(
-            data.scores[held_out]
-        )
+        probabilities[held_out] = fit_platt(data.scores[train], data.labels[train]).probability(data.scores[held_out])
     shown, labels, groups = probabilities[data.winner], data.labels[data.winner], data.groups[data.winner]
     draws = [_figures(shown[rows], labels[rows]) for rows in _resamples(groups, bootstraps)]
     low, high = np.percentile(np.array(draws), [2.5, 97.5], axis=0).round(4)
@@ -195,21 +191,16 @@ def _resamples(groups: NDArray[np.int64], count: int, seed: int = 7) -> list[NDA
     members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
     generator = np.random.default_rng(seed)
     return [
-        np.concatenate([members[i] for i in generator.integers(len(members), size=len(members))])
-        for _ in range(count)
+        np.concatenate([members[i] for i in generator.integers(len(members), size=len(members))]) for _ in range(count)
     ]
 
 
 def _check(data: Labelled) -> None:
     positives = int(data.labels.sum())
     if len(data.labels) < MIN_LABELS:
-        raise BadInput(
-            f"{len(data.labels)} labelled replies are too few to calibrate on; {MIN_LABELS} are the least"
-        )
+        raise BadInput(f"{len(data.labels)} labelled replies are too few to calibrate on; {MIN_LABELS} are the least")
     if positives in (0, len(data.labels)):
-        raise BadInput(
-            "all replies carry the same label; a calibrator needs acceptable and unacceptable ones"
-        )
+        raise BadInput("all replies carry the same label; a calibrator needs acceptable and unacceptable ones")
     if len(np.unique(data.groups)) < FOLDS:
         raise BadInput(f"the labels need at least {FOLDS} groups, to measure on groups that were left out")
 

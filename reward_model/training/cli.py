@@ -79,9 +79,7 @@ def evaluate(
 
 @calibrate_app.command()
 def calibrate(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="Folder of the checkpoint; calibration.json goes there.")
-    ],
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of the checkpoint; calibration.json goes there.")],
     labels: Annotated[str, typer.Argument(help="JSONL of labelled replies; may end in .gz, or be -.")],
 ) -> None:
     """Fit the probability that a reviewer would send a reply, on the replies of the calibration split.

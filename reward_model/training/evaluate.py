@@ -46,12 +46,9 @@ def score_pairs(model: LoadedModel, pairs: Sequence[Pair]) -> NDArray[np.float32
     if isinstance(model.module, RewardModel):
         rows = rows_of(pairs, model.formatter, _TOKENS // 2)
         return score_rows(model.module, rows, token_budget=_TOKENS)
-    replies = [
-        (pair.prompt, as_completion(reply)) for pair in pairs for reply in (pair.chosen, pair.rejected)
-    ]
+    replies = [(pair.prompt, as_completion(reply)) for pair in pairs for reply in (pair.chosen, pair.rejected)]
     sequences = [
-        model.formatter.prompt_ids(prompt) + model.formatter.completion_ids(reply)
-        for prompt, reply in replies
+        model.formatter.prompt_ids(prompt) + model.formatter.completion_ids(reply) for prompt, reply in replies
     ]
     return score_sequences(model, sequences).reshape(-1, 2)
 
@@ -72,9 +69,7 @@ def score_sequences(model: LoadedModel, sequences: Sequence[Sequence[int]]) -> N
 
 
 def _spearman(pairs: Sequence[Pair], scores: NDArray[np.float32]) -> float | None:
-    rated = [
-        (pair.margin, scores[i, 0] - scores[i, 1]) for i, pair in enumerate(pairs) if pair.margin is not None
-    ]
+    rated = [(pair.margin, scores[i, 0] - scores[i, 1]) for i, pair in enumerate(pairs) if pair.margin is not None]
     if not rated:
         return None
     margins, differences = np.array(rated, dtype=np.float64).T

@@ -40,8 +40,7 @@ def pair_figures(pairs: Sequence[Pair], scores: NDArray[np.floating[Any]]) -> di
         "ties": len(pairs) - len(decided),
         **_figures(pairs, scores, decided),
         "by_bucket": {
-            name: {"pairs": len(rows), **_figures(pairs, scores, rows)}
-            for name, rows in sorted(members.items())
+            name: {"pairs": len(rows), **_figures(pairs, scores, rows)} for name, rows in sorted(members.items())
         },
     }
 

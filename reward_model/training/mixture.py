@@ -45,9 +45,7 @@ def choose(recipe: Recipe, sources: Sources) -> dict[str, list[Pair]]:
         pairs = cap(decided, source.max_pairs, recipe.optim.seed)
         # A repeat is a group of its own, so that it gets rows of its own.
         chosen[name] = [
-            pair.model_copy(update={"group": f"{pair.group}#{turn}"})
-            for turn in range(source.repeat)
-            for pair in pairs
+            pair.model_copy(update={"group": f"{pair.group}#{turn}"}) for turn in range(source.repeat) for pair in pairs
         ]
     return chosen
 

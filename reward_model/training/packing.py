@@ -60,9 +60,7 @@ class PackedRow:
 
     def ends(self) -> list[list[int]]:
         """Position in the row of the last token of each pair's (chosen, rejected)."""
-        return [
-            [self.replies[reply] + len(reply.ids) - 1 for reply in replies_of(pair)] for pair in self.pairs
-        ]
+        return [[self.replies[reply] + len(reply.ids) - 1 for reply in replies_of(pair)] for pair in self.pairs]
 
 
 class Batch(NamedTuple):

@@ -70,9 +70,7 @@ class PairTrainer(Trainer):
             {"params": [weight for name, weight in named if not name.startswith("head.")]},
             {"params": [weight for name, weight in named if name.startswith("head.")], "lr": self.head_lr},
         ]
-        self.optimizer = torch.optim.AdamW(
-            groups, lr=self.args.learning_rate, weight_decay=self.args.weight_decay
-        )
+        self.optimizer = torch.optim.AdamW(groups, lr=self.args.learning_rate, weight_decay=self.args.weight_decay)
         return self.optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
@@ -181,9 +179,7 @@ class _Collate:
 
 
 @torch.inference_mode()
-def score_rows(
-    model: RewardModel, rows: Sequence[PackedRow], token_budget: int = 4096
-) -> NDArray[np.float32]:
+def score_rows(model: RewardModel, rows: Sequence[PackedRow], token_budget: int = 4096) -> NDArray[np.float32]:
     """Scores [pairs, 2] of (chosen, rejected), by TokenPair.pair; `token_budget` bounds a batch.
 
     In the backbone's own precision; in bf16, an adapter that is not merged yet takes part by autocast.

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from reward_model.checkpoint import load_checkpoint
+from reward_model.training.data import Pair
+from reward_model.training.evaluate import evaluate, score_pairs, score_sequences
+
+
+def _pair(name: str, chosen: str, rejected: str, **extra: Any) -> Pair:
+    prompt = [{"role": "user", "content": "My card was charged"}]
+    row = {"id": name, "prompt": prompt, "chosen": chosen, "rejected": rejected, "group": name[0]}
+    return Pair.model_validate({**row, **extra})
+
+
+PAIRS = [
+    _pair("a1", "I refund it.", "No.", bucket="billing", margin=2),
+    _pair("a2", "I refund it.", "Call us, please, some time", bucket="billing", margin=1),
+    _pair("b1", "Please lock the card.", "ok", bucket="fraud", margin=3),
+    _pair("c1", "Same", "size", bucket="fraud", outcome="tie"),
+]
+
+
+class Unpacked(nn.Module):
+    """Hides that a module is a RewardModel, so that it is given one reply at a time."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, input_ids: Tensor, pool: Tensor) -> Tensor:
+        scores: Tensor = self.inner(input_ids, pool=pool)
+        return scores
+
+
+def test_packed_and_separate_scores_agree(checkpoint: Path) -> None:
+    model = load_checkpoint(checkpoint, torch.float32)
+    separate = replace(model, module=Unpacked(model.module))
+    np.testing.assert_allclose(score_pairs(model, PAIRS), score_pairs(separate, PAIRS), atol=1e-4)
+
+
+def test_sequences_keep_their_order_whatever_the_batches(checkpoint: Path) -> None:
+    model = load_checkpoint(checkpoint, torch.float32)
+    sequences = [[5] * (1 + 37 * i % 300) for i in range(60)]
+    alone = [model.score([ids]).item() for ids in sequences]
+    np.testing.assert_allclose(score_sequences(model, sequences), alone, atol=1e-4)
+
+
+def test_the_report_is_complete_and_right(checkpoint: Path) -> None:
+    model = load_checkpoint(checkpoint, torch.float32)
+    report = evaluate(model, PAIRS)
+    assert list(report) == [
+        "orm",
+        "pairs",
+        "ties",
+        "accuracy",
+        "accuracy_ci",
+        "longer_wins",
+        "by_bucket",
+        "spearman",
+        "calibration",
+    ]
+    scores = score_pairs(model, PAIRS)
+    differences = scores[:3, 0] - scores[:3, 1]
+    assert (report["orm"], report["pairs"], report["ties"]) == ("tiny@1", 3, 1)
+    assert report["accuracy"] == pytest.approx((differences > 0).mean(), abs=1e-4)
+    assert report["longer_wins"] == pytest.approx(2 / 3, abs=1e-4)
+    assert set(report["by_bucket"]) == {"billing", "fraud"}
+    assert report["spearman"] == pytest.approx(spearmanr([2, 1, 3], differences).statistic, abs=1e-4)
+    assert report["calibration"] is None
+
+
+def test_without_margins_there_is_no_spearman(checkpoint: Path) -> None:
+    model = load_checkpoint(checkpoint, torch.float32)
+    pairs = [pair.model_copy(update={"margin": None}) for pair in PAIRS]
+    assert evaluate(model, pairs)["spearman"] is None

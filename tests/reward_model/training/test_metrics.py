@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest, spearmanr
+from sklearn.metrics import brier_score_loss
+
+from reward_model.training.data import Pair
+from reward_model.training.metrics import (
+    brier,
+    expected_calibration_error,
+    pair_figures,
+    rank_correlation,
+    wilson,
+)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (10, 10), (7, 10), (431, 458)])
+def test_wilson_is_scipy_s(successes: int, trials: int) -> None:
+    expected = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    assert wilson(successes, trials) == pytest.approx([expected.low, expected.high], abs=6e-5)
+
+
+def test_nothing_tried_says_nothing() -> None:
+    assert wilson(0, 0) == [0.0, 1.0]
+
+
+def _pair(bucket: str, chosen: str, rejected: str, outcome: str = "win") -> Pair:
+    prompt = [{"role": "user", "content": "x"}]
+    row = {"id": "i", "prompt": prompt, "chosen": chosen, "rejected": rejected, "group": "g"}
+    return Pair.model_validate({**row, "bucket": bucket, "outcome": outcome})
+
+
+def test_figures_of_five_pairs_by_hand() -> None:
+    pairs = [
+        _pair("billing", "long reply", "short"),
+        _pair("billing", "same", "size"),
+        _pair("fraud", "no", "a long one"),
+        _pair("fraud", "yes!", "no"),
+        _pair("fraud", "tied", "tied too", "tie"),
+    ]
+    scores = np.array([[1, 0], [2, 3], [4, 4], [1, 0], [0, 9]], dtype=np.float32)
+    figures = pair_figures(pairs, scores)
+    assert (figures["pairs"], figures["ties"]) == (4, 1)
+    assert figures["accuracy"] == 0.625  # 1 + 0 + 0.5 + 1, of 4
+    assert figures["longer_wins"] == 0.625  # 1 + 0.5 + 0 + 1, of 4
+    assert figures["accuracy_ci"] == pytest.approx([0.2194, 0.9081], abs=1e-4)  # 0.5638 -+ 0.3443
+    assert figures["by_bucket"]["billing"]["accuracy"] == 0.5
+    assert figures["by_bucket"]["fraud"] == {
+        "pairs": 2,
+        "accuracy": 0.75,
+        "accuracy_ci": figures["by_bucket"]["fraud"]["accuracy_ci"],
+        "longer_wins": 0.5,
+    }
+
+
+def test_figures_of_no_decided_pair_are_unknown() -> None:
+    figures = pair_figures([_pair("b", "x", "y", "tie")], np.zeros((1, 2)))
+    assert (figures["accuracy"], figures["accuracy_ci"], figures["longer_wins"]) == (None, None, None)
+    assert figures["by_bucket"] == {}
+
+
+def test_ece_by_hand() -> None:
+    # Bin [0.2, 0.3): mean 0.25, half positive. Bin [0.9, 1]: mean 0.95, all positive. (2 x 0.25 + 2 x 0.05) / 4.
+    probabilities = np.array([0.22, 0.28, 0.9, 1.0])
+    outcomes = np.array([0.0, 1.0, 1.0, 1.0])
+    assert expected_calibration_error(probabilities, outcomes) == pytest.approx(0.15)
+
+
+def test_brier_is_scikit_learn_s() -> None:
+    generator = np.random.default_rng(0)
+    probabilities, outcomes = generator.random(50), (generator.random(50) > 0.5).astype(float)
+    assert brier(probabilities, outcomes) == pytest.approx(brier_score_loss(outcomes, probabilities))
+
+
+def test_rank_correlation_is_scipy_s_and_unknown_without_variation() -> None:
+    left, right = np.array([1.0, 2.0, 2.0, 5.0]), np.array([0.1, 0.0, 0.4, 0.9])
+    assert rank_correlation(left, right) == pytest.approx(spearmanr(left, right).statistic, abs=1e-4)
+    assert rank_correlation(np.ones(4), right) is None
+    assert rank_correlation(left[:1], right[:1]) is None
