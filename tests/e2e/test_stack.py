@@ -128,7 +128,11 @@ def test_litellm_works_by_base_url(stack: Any, litellm_python: str) -> None:
     )
     environment = os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     done = subprocess.run(
-        [litellm_python, "-c", script, stack.url, stack.key], capture_output=True, text=True, env=environment, timeout=240
+        [litellm_python, "-c", script, stack.url, stack.key],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "ok litellm" in done.stdout

@@ -1,0 +1,229 @@
+"""A gateway on a real uvicorn, over a policy that is a real HTTP server and a scorer faked at its seam."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import uvicorn
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from routing.router import RouteDecision
+from service.app import create_app
+from service.auth import add_key
+from service.errors import ScorerUnavailable
+from service.scorer_client import Scored, ScoreReply
+from service.settings import Settings, load_settings
+
+ACCEPTABLE = {
+    "id": "fake@1/platt",
+    "method": "platt",
+    "event": "acceptable",
+    "labels": 200,
+    "date": "2026-11-01",
+    "selection": {"n": 8, "stopping_rule": "all_scored"},
+    "ece": 0.05,
+    "brier": 0.1,
+}
+
+
+@dataclass
+class Script:
+    """What the fake policy says to one request: pieces of text with a pause before each, then how it ends."""
+
+    pieces: list[str]
+    pause: float = 0.0
+    finish_reason: str = "stop"
+    die_after: int | None = None
+    tool_calls: list[dict[str, Any]] = field(default_factory=list)
+
+
+class FakePolicy:
+    """vLLM-shaped: streams chunks with continuous usage; remembers bodies and which streams were cut off."""
+
+    def __init__(self) -> None:
+        self.bodies: list[dict[str, Any]] = []
+        self.finished = 0
+        self.cut_off = 0
+        self.answer: Callable[[dict[str, Any], int], Script | Response] = lambda _, i: Script([f"reply {i}"])
+
+    def app(self) -> Starlette:
+        models = Route("/v1/models", lambda _: JSONResponse({"data": []}))
+        return Starlette(routes=[Route("/v1/chat/completions", self.complete, methods=["POST"]), models])
+
+    async def complete(self, request: Request) -> Response:
+        body = await request.json()
+        number = len(self.bodies)
+        self.bodies.append(body)
+        answer = self.answer(body, number)
+        if isinstance(answer, Response):
+            return answer
+        return StreamingResponse(self._stream(answer), media_type="text/event-stream")
+
+    async def _stream(self, script: Script) -> AsyncIterator[str]:
+        done = False
+        try:
+            yield _chunk({"role": "assistant", "content": ""}, 0)
+            for count, piece in enumerate(script.pieces, 1):
+                await asyncio.sleep(script.pause)
+                if script.die_after is not None and count > script.die_after:
+                    return
+                yield _chunk({"content": piece}, count)
+            if script.tool_calls:
+                yield _chunk({"tool_calls": script.tool_calls}, len(script.pieces))
+            yield _chunk({}, len(script.pieces), script.finish_reason)
+            yield "data: [DONE]\n\n"
+            done = True
+        finally:
+            self.finished += done
+            self.cut_off += not done
+
+
+def _chunk(delta: dict[str, Any], tokens: int, finish_reason: str | None = None) -> str:
+    body = {
+        "id": "chatcmpl-upstream",
+        "object": "chat.completion.chunk",
+        "model": "upstream",
+        "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}],
+        "usage": {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens},
+    }
+    return f"data: {json.dumps(body)}\n\n"
+
+
+class FakeScorer:
+    """Scores by a function of the text; can be slow, can fail."""
+
+    def __init__(self) -> None:
+        self.value: Callable[[str], float] = lambda text: float(len(text))
+        self.probability: Callable[[float], float | None] = lambda score: 0.9
+        self.calibrator: dict[str, Any] | None = dict(ACCEPTABLE)
+        self.pause = 0.0
+        self.down = False
+        self.calls: list[dict[str, Any]] = []
+        self.prefilled: list[str] = []
+
+    async def resolve(self, orm: str) -> str:
+        if self.down:
+            raise ScorerUnavailable("the scorer could not be reached")
+        return "fake@1"
+
+    async def prefill(self, prompt: list[dict[str, Any]], orm: str) -> None:
+        self.prefilled.append(orm)
+
+    async def score(
+        self, prompt: list[dict[str, Any]], completions: list[dict[str, Any]], orm: str, route: str, deadline_ms: int
+    ) -> ScoreReply:
+        self.calls.append({"completions": completions, "orm": orm, "route": route})
+        await asyncio.sleep(self.pause)
+        if self.down:
+            raise ScorerUnavailable("the scorer could not be reached")
+        scores = [self.value(completion["content"]) for completion in completions]
+        results = [
+            Scored(c["index"], s, self.probability(s) if self.calibrator else None)
+            for c, s in zip(completions, scores, strict=True)
+        ]
+        return ScoreReply(orm, self.calibrator, results)
+
+    async def healthy(self) -> bool:
+        return not self.down
+
+
+class KeywordRouter:
+    """`charged` is billing, `stolen` is fraud."""
+
+    def route(self, messages: Any) -> RouteDecision:
+        text = str(messages)
+        if "charged" in text:
+            return RouteDecision("billing", True, 0.97)
+        return RouteDecision("fraud", True, 0.99) if "stolen" in text else RouteDecision("default", False, 0.02)
+
+
+@dataclass
+class Gateway:
+    """A running gateway and its fakes."""
+
+    url: str
+    key: str
+    keys_file: Path
+    policy: FakePolicy
+    scorer: FakeScorer
+    registry: CollectorRegistry
+    settings: Settings
+    http: httpx.AsyncClient
+    openai: openai.AsyncOpenAI
+
+    async def ask(self, text: str = "I was charged twice", **fields: Any) -> httpx.Response:
+        body = {"model": "winnow", "messages": [{"role": "user", "content": text}], **fields}
+        return await self.post(json=body)
+
+    async def post(self, **kwargs: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.key}", **kwargs.pop("headers", {})}
+        return await self.http.post(f"{self.url}/v1/chat/completions", headers=headers, **kwargs)
+
+
+@asynccontextmanager
+async def running(app: Any) -> AsyncIterator[str]:
+    """`app` on a real uvicorn at a free port."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1))
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+@pytest.fixture
+def start_gateway(tmp_path: Path) -> Any:
+    """Starts gateways with given settings: `async with start_gateway(profile="demo") as gateway`."""
+
+    @asynccontextmanager
+    async def start(**overrides: Any) -> AsyncIterator[Gateway]:
+        policy, scorer, registry = FakePolicy(), FakeScorer(), CollectorRegistry()
+        keys = tmp_path / "keys.json"
+        key = add_key(keys, "acme", "client")
+        async with running(policy.app()) as policy_url, httpx.AsyncClient(timeout=30) as http:
+            settings = load_settings(policy_url=policy_url, keys_file=keys, **overrides)
+            app = create_app(settings, scorer=scorer, router=KeywordRouter(), registry=registry)
+            async with (
+                running(app) as url,
+                openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as client,
+            ):
+                yield Gateway(url, key, keys, policy, scorer, registry, settings, http, client)
+
+    return start
+
+
+@pytest.fixture
+async def gateway(start_gateway: Any) -> AsyncIterator[Gateway]:
+    """The standard profile."""
+    async with start_gateway() as started:
+        yield started
+
+
+@pytest.fixture
+async def demo(start_gateway: Any) -> AsyncIterator[Gateway]:
+    """The demo profile: winners are sent whatever was decided."""
+    async with start_gateway(profile="demo") as started:
+        yield started
+
+
+@pytest.fixture
+def script() -> type[Script]:
+    """How the fake policy is told what to say."""
+    return Script

@@ -1,0 +1,71 @@
+"""Settings: where they come from, and what is said of bad ones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.errors import SetupError
+from service.settings import Settings, load_settings, settings_table
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "winnow.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_file_changes_only_what_it_names(tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path, 'port = 9\n[routes.billing]\nn = 4\non_review = "send"\n'))
+    assert settings.port == 9
+    billing = settings.routes["billing"]
+    assert (billing.n, billing.on_review, billing.temperature, billing.on_fallback) == (4, "send", 0.8, "message")
+    assert settings.routes["fraud"].on_review == "hold_message"
+    assert settings.routes["default"].strategy == "greedy"
+
+
+def test_the_command_line_beats_the_environment_beats_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, 'host = "file"\nport = 1\npolicy_model = "file"\n[routes.fraud]\nn = 2\nbudget_ms = 700\n')
+    code = (
+        "from pathlib import Path; from service.settings import load_settings\n"
+        f"s = load_settings(Path({str(path)!r}), host='cli')\n"
+        "print(s.host, s.port, s.policy_model, s.routes['fraud'].n, s.routes['fraud'].budget_ms)"
+    )
+    environment = os.environ | {"WINNOW_HOST": "env", "WINNOW_PORT": "2", "WINNOW_ROUTES__FRAUD__N": "3"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.split() == ["cli", "2", "file", "3", "700"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("prot = 1", "prot"),
+        ("port = 99999", "port"),
+        ("[routes.billing]\nn = 0", "routes.billing.n"),
+        ("[routes.billing]\nn = 20", "max_n"),
+        ("[routes.gardening]\nn = 2", "gardening"),
+        ('[routes.billing]\npolicy = "other"', "no policy goes by the name 'other'"),
+        ("[routes.billing]\nreview_threshold = 0.9", "review_threshold"),
+        ('[[router.rules]]\nname = "r"\nroute = "fraud"\npattern = "("', "rule 'r'"),
+        ('profile = "wild"', "profile"),
+        ("port = ", "winnow.toml"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_named(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(SetupError, match=said):
+        load_settings(write(tmp_path, text))
+
+
+def test_a_missing_file_is_not_passed_over(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="no such file"):
+        load_settings(tmp_path / "winnow.toml")
+
+
+def test_every_setting_is_described_in_the_table() -> None:
+    table = settings_table()
+    assert all(f"`WINNOW_{name.upper()}`" in table for name in Settings.model_fields)
+    assert "None |" not in table.replace("`None` |", "")
