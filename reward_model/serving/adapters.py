@@ -15,7 +15,7 @@ from reward_model.serving.schemas import ClassifyRequest, RewardRequest
 
 async def classify(engine: Engine, asked: ClassifyRequest) -> dict[str, Any]:
     """vLLM's classification of a one-label model: sigmoid of the score, or the raw score without activation."""
-    scores = await _conversation(engine, asked) if asked.messages is not None else await _texts(engine, asked)
+    scores, tokens = await (_texts(engine, asked) if asked.messages is None else _conversation(engine, asked))
     activated = asked.use_activation is not False
     data = [
         {"index": i, "label": "LABEL_0", "probs": [_sigmoid(s) if activated else s], "num_classes": 1}
@@ -27,29 +27,29 @@ async def classify(engine: Engine, asked: ClassifyRequest) -> dict[str, Any]:
         "created": int(time.time()),
         "model": engine.model.id,
         "data": data,
-        "usage": {"prompt_tokens": 0, "total_tokens": 0, "completion_tokens": 0},
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0},
     }
 
 
 async def get_reward(engine: Engine, asked: RewardRequest) -> dict[str, Any]:
     """OpenRLHF's rewards: raw scores of texts in the chat template, prompt and reply."""
-    rewards = await engine.score_texts([asked.query] if isinstance(asked.query, str) else asked.query)
+    rewards, _ = await engine.score_texts([asked.query] if isinstance(asked.query, str) else asked.query)
     return {"rewards": rewards, "scores": rewards, "extra_logs": {"dummy_scores": rewards}}
 
 
-async def _texts(engine: Engine, asked: ClassifyRequest) -> list[float]:
+async def _texts(engine: Engine, asked: ClassifyRequest) -> tuple[list[float], int]:
     if not asked.input:
         raise BadInput("give `input` (a text or a list of texts) or `messages`", "input")
     return await engine.score_texts([asked.input] if isinstance(asked.input, str) else asked.input)
 
 
-async def _conversation(engine: Engine, asked: ClassifyRequest) -> list[float]:
+async def _conversation(engine: Engine, asked: ClassifyRequest) -> tuple[list[float], int]:
     messages = parse_messages(asked.messages)
     reply = messages.pop()
     if reply.role != "assistant" or not messages:
         raise BadInput("`messages` must end with the assistant's reply to be scored", "messages")
     result = await engine.score(messages, [Completion(content=reply.text())])
-    return result.scores
+    return result.scores, result.prompt_tokens + result.completion_tokens
 
 
 def _sigmoid(score: float) -> float:

@@ -7,6 +7,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -51,11 +52,12 @@ class Engine:
         scores = await self._score_each([[*prompt_ids, *ids] for ids in tokenised], deadline)
         return Result(scores, self.probabilities(scores), len(prompt_ids), sum(len(ids) for ids in tokenised), cut)
 
-    async def score_texts(self, texts: list[str]) -> list[float]:
-        """Scores of texts that were rendered with the chat template already."""
+    async def score_texts(self, texts: list[str]) -> tuple[list[float], int]:
+        """Scores and tokens of texts that were rendered with the chat template already, with or without the end of the turn."""
         formatter = self.model.formatter
-        sequences = await asyncio.to_thread(lambda: [formatter.templated_ids(text) for text in texts])
-        return await self._score_each([_ended(ids, formatter.end_of_turn) for ids in sequences], math.inf)
+        sequences = await asyncio.to_thread(lambda: [formatter.templated_ids(text.rstrip()) for text in texts])
+        ended = [_ended(ids, formatter.end_of_turn) for ids in sequences]
+        return await self._score_each(ended, math.inf), sum(len(ids) for ids in ended)
 
     def probabilities(self, scores: Sequence[float]) -> list[float | None]:
         """Calibrated probabilities, or None for each without a calibrator."""
@@ -98,7 +100,7 @@ def load_model(settings: ScorerSettings) -> LoadedModel:
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.float32 if settings.dtype == "fp32" else torch.bfloat16
+    dtype = torch.bfloat16 if settings.dtype == "bf16" or _bf16_is_fast(settings.dtype, device) else torch.float32
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     try:
@@ -113,6 +115,14 @@ def load_model(settings: ScorerSettings) -> LoadedModel:
     return load_checkpoint(folder, dtype, device)
 
 
+def _bf16_is_fast(asked: str, device: str) -> bool:
+    """For `auto`: on accelerators, and on CPUs whose instruction set has bf16."""
+    if asked != "auto":
+        return False
+    info = Path("/proc/cpuinfo")
+    flags = info.read_text() if info.exists() else ""
+    return device != "cpu" or "avx512_bf16" in flags or "amx_bf16" in flags
+
+
 def _ended(ids: list[int], end_of_turn: int) -> list[int]:
-    trimmed = list(ids)
-    return trimmed if end_of_turn in trimmed[-2:] else [*trimmed, end_of_turn]
+    return ids if ids and ids[-1] == end_of_turn else [*ids, end_of_turn]

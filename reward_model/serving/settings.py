@@ -19,7 +19,9 @@ class ScorerSettings(BaseSettings):
     model: str = Field("champion", description="Checkpoint: a name, name@version, alias, folder, or a hub id.")
     registry: Path | None = Field(None, description="Folder of checkpoints beside the bundled ones.")
     device: str = Field("auto", description="`auto` (CUDA where found), `cpu`, `cuda`, `cuda:1`, ...")
-    dtype: Literal["auto", "bf16", "fp32"] = Field("auto", description="`auto`: bf16.")
+    dtype: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="`auto`: bf16 where the device computes in it, else fp32."
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads of a forward pass; all cores where not set.")
     max_batch_tokens: int = Field(16_384, ge=1, description="Padded tokens of one forward pass.")
     max_waiting: int = Field(1_024, ge=1, description="Completions waiting; more get a 503 and retry-after.")
