@@ -47,7 +47,14 @@ def gateway(
 
     with clear_errors():
         settings = load_settings(config, host=host, port=port, policy_url=policy_url, scorer_url=scorer_url)
-        uvicorn.run(create_app(settings), host=settings.host, port=settings.port, access_log=False)
+        app = create_app(settings)
+        uvicorn.run(
+            app,
+            host=settings.host,
+            port=settings.port,
+            access_log=False,
+            timeout_graceful_shutdown=settings.drain_seconds,
+        )
 
 
 @policy_app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -166,11 +166,15 @@ class Pipeline:
         """Resolve the reward model once for the request and let it see the prompt while the policy samples."""
         try:
             pool.orm = await self.scorer.resolve(work.plan.settings.orm)
-            await self.scorer.prefill(work.plan.messages, pool.orm)
         except ScorerUnavailable as error:
             self.metrics.upstream_errors.labels("scorer").inc()
             pool.scorer_error = error
             return None
+        try:
+            await self.scorer.prefill(work.plan.messages, pool.orm)
+        except ScorerUnavailable:
+            # Only speed is lost; whether the scorer works is for the scoring to tell.
+            self.metrics.upstream_errors.labels("scorer").inc()
         return pool.orm
 
     async def _sample(self, work: Work, candidate: Candidate, body: dict[str, Any]) -> None:
