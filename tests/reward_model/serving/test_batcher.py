@@ -1,0 +1,165 @@
+"""The batcher: order, budget, dropping, failing, dying."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from reward_model.errors import DeadlineExceeded, EngineFailed, Overloaded
+from reward_model.serving.batcher import Batcher
+from reward_model.serving.metrics import ScorerMetrics
+
+
+class Recorder:
+    """A forward pass that sums the ids, records its batches, and can be held up or made to fail."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[list[int]]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.error: Exception | None = None
+        self.value: float | None = None
+
+    def __call__(self, sequences: Sequence[Sequence[int]]) -> list[float]:
+        self.batches.append([list(ids) for ids in sequences])
+        assert self.gate.wait(10)
+        if self.error is not None:
+            raise self.error
+        return [self.value if self.value is not None else float(sum(ids)) for ids in sequences]
+
+
+@asynccontextmanager
+async def batcher(forward: Recorder, tokens: int = 100, waiting: int = 100) -> AsyncIterator[Batcher]:
+    made = Batcher(forward, tokens, waiting, ScorerMetrics(CollectorRegistry()))
+    made.start()
+    try:
+        yield made
+    finally:
+        forward.gate.set()
+        await made.stop()
+
+
+async def _held(queue: Batcher, forward: Recorder) -> asyncio.Task[float]:
+    """Keep the thread busy with one sequence, so that what comes next gathers."""
+    forward.gate.clear()
+    task = asyncio.create_task(queue.score([0]))
+    while not forward.batches:
+        await asyncio.sleep(0.005)
+    return task
+
+
+async def test_what_gathers_during_a_pass_is_one_batch() -> None:
+    forward = Recorder()
+    async with batcher(forward) as queue:
+        first = await _held(queue, forward)
+        rest = [asyncio.create_task(queue.score([i, i])) for i in range(1, 5)]
+        await asyncio.sleep(0.02)
+        forward.gate.set()
+        assert await asyncio.gather(first, *rest) == [0, 2, 4, 6, 8]
+        assert [len(batch) for batch in forward.batches] == [1, 4]
+
+
+async def test_the_budget_counts_padding_and_a_longer_one_runs_alone() -> None:
+    forward = Recorder()
+    async with batcher(forward, tokens=10) as queue:
+        first = await _held(queue, forward)
+        lengths = [2, 4, 2, 30, 1]
+        rest = [asyncio.create_task(queue.score([1] * length, deadline=1e12 + i)) for i, length in enumerate(lengths)]
+        await asyncio.sleep(0.02)
+        forward.gate.set()
+        assert await asyncio.gather(*rest) == lengths
+        await first
+        # 2, 4 -> 8 padded; a third would make 12. Then 2 alone, because 30 with it would be 60; then 30; then 1.
+        assert [[len(ids) for ids in batch] for batch in forward.batches[1:]] == [[2, 4], [2], [30], [1]]
+
+
+async def test_the_shortest_deadline_goes_first() -> None:
+    forward = Recorder()
+    async with batcher(forward, tokens=1) as queue:
+        first = await _held(queue, forward)
+        now = time.monotonic()
+        rest = [asyncio.create_task(queue.score([i], deadline=now + d)) for i, d in ((1, 90), (2, 30), (3, 60))]
+        last = asyncio.create_task(queue.score([4]))
+        await asyncio.sleep(0.02)
+        forward.gate.set()
+        await asyncio.gather(first, last, *rest)
+        assert [batch[0][0] for batch in forward.batches[1:]] == [2, 3, 1, 4]
+
+
+async def test_work_whose_time_passed_or_whose_client_left_costs_nothing() -> None:
+    forward = Recorder()
+    async with batcher(forward) as queue:
+        first = await _held(queue, forward)
+        late = asyncio.create_task(queue.score([1], deadline=time.monotonic() + 0.01))
+        left = asyncio.create_task(queue.score([2]))
+        await asyncio.sleep(0.05)
+        left.cancel()
+        forward.gate.set()
+        with pytest.raises(DeadlineExceeded):
+            await late
+        with suppress(asyncio.CancelledError):
+            await left
+        await first
+        assert await queue.score([3]) == 3
+        assert forward.batches == [[[0]], [[3]]]
+
+
+async def test_a_failed_batch_answers_every_member_and_the_next_one_runs() -> None:
+    forward = Recorder()
+    async with batcher(forward) as queue:
+        first = await _held(queue, forward)
+        forward.error = RuntimeError("out of memory")
+        rest = [asyncio.create_task(queue.score([i])) for i in range(3)]
+        await asyncio.sleep(0.02)
+        forward.gate.set()
+        for task in (first, *rest):
+            with pytest.raises(EngineFailed, match="out of memory"):
+                await task
+        forward.error = None
+        assert await queue.score([5]) == 5
+        assert queue.alive
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+async def test_a_score_that_is_no_number_is_never_returned(value: float) -> None:
+    forward = Recorder()
+    forward.value = value
+    async with batcher(forward) as queue:
+        with pytest.raises(EngineFailed, match="weights or precision"):
+            await queue.score([1])
+
+
+async def test_too_much_waiting_is_refused_at_once() -> None:
+    forward = Recorder()
+    async with batcher(forward, waiting=2) as queue:
+        first = await _held(queue, forward)
+        rest = [asyncio.create_task(queue.score([1])) for _ in range(2)]
+        await asyncio.sleep(0.02)
+        with pytest.raises(Overloaded) as refused:
+            await queue.score([1])
+        assert refused.value.retry_after == 1
+        forward.gate.set()
+        await asyncio.gather(first, *rest)
+
+
+async def test_a_dead_owner_fails_whoever_waits_and_whoever_comes() -> None:
+    forward = Recorder()
+    async with batcher(forward) as queue:
+        first = await _held(queue, forward)
+        waiting = asyncio.create_task(queue.score([1]))
+        await asyncio.sleep(0.02)
+        assert queue._owner is not None
+        queue._owner.cancel()
+        for task in (first, waiting):
+            with pytest.raises(EngineFailed):
+                await task
+        assert not queue.alive
+        with pytest.raises(EngineFailed, match="has died"):
+            await queue.score([2])
