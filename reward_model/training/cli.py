@@ -55,7 +55,7 @@ def train(
 @evaluate_app.command()
 def evaluate(
     pairs: Annotated[str, typer.Argument(help="JSONL of pairs; may end in .gz, or be - for stdin.")],
-    model: Annotated[str, typer.Option(help="Name, name@version, alias or folder.")] = "winnow-orm",
+    model: Annotated[str, typer.Option(help="Name, name@version, alias, folder or hub id.")] = "winnow-orm",
     registry: Annotated[
         Path | None,
         typer.Option(envvar="WINNOW_REGISTRY", help="Folder of checkpoints beside the bundled one."),
@@ -69,11 +69,10 @@ def evaluate(
         rows = list(islice(read_rows(pairs, Pair), limit))
         if not rows:
             raise BadInput(f"{pairs} has no pairs")
-        from reward_model.checkpoint import load_checkpoint
-        from reward_model.registry import resolve
+        from reward_model.loading import load_model
         from reward_model.training import evaluate as evaluation
 
-        report = evaluation.evaluate(load_checkpoint(resolve(model, registry)), rows)
+        report = evaluation.evaluate(load_model(model, registry), rows)
     print(json.dumps(report, ensure_ascii=False))
 
 
