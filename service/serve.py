@@ -18,6 +18,8 @@ from service.policy_process import BUNDLED_MODEL, is_cpu_build, prepare_bundled
 from service.supervisor import Program, Supervisor, require_free_port
 
 _HEARTBEAT_SECONDS = 10.0
+# More than the gateway gives its own requests.
+_GATEWAY_DRAIN_SECONDS = 25.0
 
 
 class Plan(NamedTuple):
@@ -65,6 +67,7 @@ def programs(plan: Plan, keys: Path) -> list[Program]:
         f"{_base_url(plan)}/readyz",
         logs / "gateway.log",
         gateway_environment(plan, keys),
+        drain_seconds=_GATEWAY_DRAIN_SECONDS,
     )
     return [*started, gateway]
 

@@ -27,7 +27,7 @@ def test_the_route_fills_what_the_request_leaves_open() -> None:
         "best_of_n",
         8,
         0.8,
-        256,
+        160,
         30_000,
     )
 
