@@ -30,7 +30,7 @@ def scorer(
     from pydantic import ValidationError
 
     from reward_model.serving.app import create_app
-    from reward_model.serving.engine import load_model
+    from reward_model.serving.engine import load_configured
     from reward_model.serving.settings import ScorerSettings
 
     given: dict[str, Any] = {"model": model, "host": host, "port": port, "registry": registry}
@@ -38,7 +38,7 @@ def scorer(
     try:
         settings = ScorerSettings(**{name: value for name, value in given.items() if value is not None})
         print(f"Loading {settings.model}", file=sys.stderr, flush=True)
-        app = create_app(load_model(settings), settings)
+        app = create_app(load_configured(settings), settings)
     except ValidationError as error:
         first = error.errors()[0]
         _stop(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")

@@ -11,11 +11,9 @@ from pathlib import Path
 
 import torch
 
-from reward_model.checkpoint import LoadedModel, load_checkpoint
-from reward_model.errors import UnknownModel
+from reward_model.checkpoint import LoadedModel
 from reward_model.formatting import Completion, Message
-from reward_model.registry import resolve
-from reward_model.sequence_classifier import load_sequence_classifier
+from reward_model.loading import load_model
 from reward_model.serving.batcher import Batcher
 from reward_model.serving.metrics import ScorerMetrics
 from reward_model.serving.settings import ScorerSettings
@@ -95,24 +93,15 @@ class Engine:
         return [float(score) for score in self.model.score(sequences)]
 
 
-def load_model(settings: ScorerSettings) -> LoadedModel:
-    """The model that the settings name: one of ours, or any one-label sequence classifier."""
+def load_configured(settings: ScorerSettings) -> LoadedModel:
+    """The model that the settings name, on their device, in their precision."""
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if settings.dtype == "bf16" or _bf16_is_fast(settings.dtype, device) else torch.float32
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    try:
-        folder = resolve(settings.model, settings.registry)
-    except UnknownModel as unknown:
-        if "@" in settings.model or settings.model == "champion":
-            raise
-        try:
-            return load_sequence_classifier(settings.model, dtype, device)
-        except Exception as error:
-            raise type(unknown)(f"{unknown}; as a folder or hub id: {error}") from error
-    return load_checkpoint(folder, dtype, device)
+    return load_model(settings.model, settings.registry, dtype, device)
 
 
 def _bf16_is_fast(asked: str, device: str) -> bool:

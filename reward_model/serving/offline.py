@@ -19,10 +19,10 @@ _BATCH_TOKENS = 16_384
 
 def local_scores(path: str, model: str, dtype: Literal["bf16", "fp32"]) -> Iterator[dict[str, Any]]:
     """Each line with `scores`, `probabilities` and `orm`, in order; BadInput names the line at fault."""
-    from reward_model.serving.engine import load_model
+    from reward_model.serving.engine import load_configured
     from reward_model.serving.settings import ScorerSettings
 
-    loaded = load_model(ScorerSettings(model=model, dtype=dtype))
+    loaded = load_configured(ScorerSettings(model=model, dtype=dtype))
     lines = read_jsonl(path)
     while window := list(islice(lines, _WINDOW)):
         asked = [_request(path, number, raw) for number, raw in window]
