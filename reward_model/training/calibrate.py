@@ -1,9 +1,9 @@
 """`winnow calibrate`: from labelled replies to `calibration.json`, the probability that one would be sent.
 
-All candidates of a prompt are labelled, but only the winner by score is served, and argmax over n picks from
-the upper tail. So two Platt fits compete, one on every labelled candidate and one on the winners alone; both
-are judged on winners that they have not seen (whole groups left out), and the one with the lower Brier score
-is kept.
+All candidates of a prompt are labelled, but only the winner by score is served, and argmax over n picks from the
+upper tail. So two Platt fits compete, one on every labelled candidate and one on the winners alone; both are judged
+on winners that they have not seen (whole groups left out). The fit on winners is kept where it has the lower Brier
+score and at least 150 winners to stand on; else the fit on candidates.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ Population = Literal["candidates", "winners"]
 FOLDS = 10
 # Below this a fitted probability is hardly better than the base rate.
 MIN_LABELS = 50
+# With fewer winners than this, a fit on them alone is mostly noise, and is reported but not used.
+MIN_WINNERS = 150
 _TIE = 1e-6
 
 
@@ -63,7 +65,8 @@ def calibrate(model: LoadedModel, replies: Sequence[LabelledReply], bootstraps: 
     data = score_labelled(model, replies)
     _check(data)
     report = {name: cross_validated(data, name, bootstraps) for name in ("candidates", "winners")}
-    kept = min(report, key=lambda name: report[name]["brier"])
+    enough = data.winner.sum() >= MIN_WINNERS
+    kept = "winners" if enough and report["winners"]["brier"] < report["candidates"]["brier"] else "candidates"
     fitted_on = data.scores[data.winner] if kept == "winners" else data.scores
     labels = data.labels[data.winner] if kept == "winners" else data.labels
     fit = fit_platt(fitted_on, labels)
@@ -120,14 +123,18 @@ def score_labelled(model: LoadedModel, replies: Sequence[LabelledReply]) -> Labe
 
 
 def winners(scores: Floats, replies: Sequence[LabelledReply]) -> NDArray[np.bool_]:
-    """Each prompt's reply that serving would select: highest score, ties within 1e-6 to the fewer tokens."""
+    """Each prompt's reply that serving would select.
+
+    A reply that was cut off loses to one that ended; then the highest score, ties within 1e-6 to the fewer tokens.
+    """
     by_prompt: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for index, reply in enumerate(replies):
         by_prompt[reply.prompt_key()].append(index)
     chosen = np.zeros(len(replies), dtype=bool)
     for members in by_prompt.values():
-        best = max(scores[i] for i in members)
-        tied = [i for i in members if scores[i] >= best - _TIE]
+        ended = [i for i in members if replies[i].finish_reason != "length"] or members
+        best = max(scores[i] for i in ended)
+        tied = [i for i in ended if scores[i] >= best - _TIE]
         chosen[min(tied, key=lambda i: replies[i].completion_tokens or 0)] = True
     return chosen
 

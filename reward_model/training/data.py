@@ -96,6 +96,7 @@ class LabelledReply(_Row):
     selection: HowSelected | None = None
     split: Literal["train", "calibration", "test"] | None = None
     completion_tokens: int | None = None
+    finish_reason: str | None = None
 
     @property
     def verdict(self) -> tuple[bool, int]:
