@@ -51,7 +51,7 @@ class Engine:
         return Result(scores, self.probabilities(scores), len(prompt_ids), sum(len(ids) for ids in tokenised), cut)
 
     async def score_texts(self, texts: list[str]) -> tuple[list[float], int]:
-        """Scores and tokens of texts that were rendered with the chat template already, with or without the end of the turn."""
+        """Scores and tokens of texts rendered with the chat template already, with or without the end of the turn."""
         formatter = self.model.formatter
         sequences = await asyncio.to_thread(lambda: [formatter.templated_ids(text.rstrip()) for text in texts])
         ended = [_ended(ids, formatter.end_of_turn) for ids in sequences]
