@@ -1,4 +1,10 @@
-"""A router's folder: `weights.npz` (plain arrays, no pickle) and a `manifest.json` that describes and seals it."""
+"""A router's folder: its files, and a `manifest.json` that describes and seals them.
+
+encoder.onnx   the student encoder, int8
+vocab.txt      its word pieces
+ngrams.npz     the n-gram model, plain arrays (nothing here is a pickle)
+manifest.json  what it is, what was measured, the SHA-256 of each file
+"""
 
 from __future__ import annotations
 
@@ -9,15 +15,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import onnxruntime
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from routing.classifier import Calibration, Classifier, NgramModel
+from routing.encoder import EncoderModel
 from routing.errors import BundleError
 from routing.features import BUCKETS
 
 BUNDLED = Path(__file__).parent / "bundled"
 MANIFEST = "manifest.json"
-WEIGHTS = "weights.npz"
+ENCODER, VOCABULARY, NGRAMS = "encoder.onnx", "vocab.txt", "ngrams.npz"
 
 
 class TrainedThresholds(BaseModel):
@@ -36,7 +44,7 @@ class TrainedCalibration(BaseModel):
 
     method: Literal["platt"] = "platt"
     event: Literal["high_stakes"] = "high_stakes"
-    slope: float = Field(gt=0.0, allow_inf_nan=False)
+    slopes: tuple[float, float] = Field(description="Of the encoder's and the n-grams' log-odds.")
     intercept: float = Field(allow_inf_nan=False)
     labels: int = Field(ge=0, description="Texts it was fitted on, none of them trained on.")
     positives: int = Field(ge=0)
@@ -61,18 +69,34 @@ class Manifest(BaseModel):
 def load_bundle(folder: Path) -> tuple[Manifest, Classifier]:
     """Read and verify a router's folder; raises BundleError naming what is wrong."""
     manifest = read_manifest(folder)
-    for name, digest in manifest.files.items():
-        if _read(folder / name) is None or sha256(folder / name) != digest:
+    for name in (ENCODER, VOCABULARY, NGRAMS):
+        content = _read(folder / name)
+        if content is None or hashlib.sha256(content).hexdigest() != manifest.files.get(name):
             raise BundleError(f"{folder / name}: not the file that {MANIFEST} lists; copy or train the router again")
-    try:
-        with np.load(folder / WEIGHTS, allow_pickle=False) as arrays:
-            ngrams = NgramModel(*(arrays[name].astype(np.float32) for name in ("weights", "bias", "idf")))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{folder / WEIGHTS}: not the arrays of a router ({error})") from error
-    if ngrams.weights.shape != (3, BUCKETS) or ngrams.idf.shape != (BUCKETS,) or ngrams.bias.shape != (3,):
-        raise BundleError(f"{folder / WEIGHTS}: weights for other features; train the router again")
     fitted = manifest.calibration
-    return manifest, Classifier(ngrams, Calibration(fitted.slope, fitted.intercept))
+    calibration = Calibration(fitted.slopes, fitted.intercept)
+    return manifest, Classifier((load_encoder(folder), load_ngrams(folder)), calibration)
+
+
+def load_encoder(folder: Path) -> EncoderModel:
+    """The student encoder of a folder; raises BundleError."""
+    try:
+        return EncoderModel(folder / ENCODER, folder / VOCABULARY)
+    except (onnxruntime.capi.onnxruntime_pybind11_state.Fail, RuntimeError, OSError) as error:
+        raise BundleError(f"{folder / ENCODER}: not a graph that can be served ({error})") from error
+
+
+def load_ngrams(folder: Path) -> NgramModel:
+    """The n-gram model of a folder; raises BundleError."""
+    path = folder / NGRAMS
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            weights, bias, idf = (arrays[name].astype(np.float32) for name in ("weights", "bias", "idf"))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{path}: not the arrays of a router ({error})") from error
+    if (weights.shape, bias.shape, idf.shape) != ((3, BUCKETS), (3,), (BUCKETS,)):
+        raise BundleError(f"{path}: weights for other features than this version's; train the router again")
+    return NgramModel(weights, bias, idf)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -86,18 +110,18 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"{folder / MANIFEST}: not a router's manifest ({error})") from error
 
 
-def write_bundle(folder: Path, arrays: dict[str, Any], manifest: Manifest) -> Manifest:
-    """Write weights, then the manifest that seals them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(folder / WEIGHTS, allow_pickle=False, **arrays)
-    sealed = manifest.model_copy(update={"files": {WEIGHTS: sha256(folder / WEIGHTS)}})
+def save_ngrams(folder: Path, model: NgramModel) -> None:
+    """Write the n-gram model in half precision (it was fitted and rounded so)."""
+    halves = {"weights": model.weights.astype(np.float16), "idf": model.idf.astype(np.float16)}
+    np.savez_compressed(folder / NGRAMS, allow_pickle=False, bias=model.bias, **halves)
+
+
+def seal(folder: Path, manifest: Manifest) -> Manifest:
+    """Write the manifest with the digests of the files that lie in the folder."""
+    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (ENCODER, VOCABULARY, NGRAMS)}
+    sealed = manifest.model_copy(update={"files": digests})
     (folder / MANIFEST).write_text(json.dumps(sealed.model_dump(), indent=2) + "\n", encoding="utf-8")
     return sealed
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _read(path: Path) -> bytes | None:

@@ -1,9 +1,15 @@
-"""The trained classifier as it is served: numpy over n-grams; no torch, no scikit-learn, no pickle."""
+"""The trained classifier as it is served: a small encoder and n-grams; no torch, no scikit-learn, no pickle.
+
+The encoder knows words of like meaning, the n-grams the exact words. Each model gives the log-odds of high
+stakes, ln (P(billing) + P(fraud)) / P(default); one logistic regression over the two, fitted on texts that
+neither was trained on (Platt scaling in two variables), gives the probability.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,17 +18,13 @@ from routing.features import buckets, weigh
 
 CLASSES = ("default", "billing", "fraud")
 
+Logits = NDArray[np.float64]
 
-@dataclass(frozen=True)
-class Calibration:
-    """Platt scaling of the log-odds of high stakes: P = 1 / (1 + exp(-(slope * log-odds + intercept)))."""
 
-    slope: float
-    intercept: float
+class Model(Protocol):
+    """Texts to logits [texts, 3] in the order of CLASSES."""
 
-    def probability(self, log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
-        """P(high stakes) of each log-odds."""
-        return 1.0 / (1.0 + np.exp(-np.clip(self.slope * log_odds + self.intercept, -60, 60)))
+    def logits(self, texts: Sequence[str]) -> Logits: ...
 
 
 class NgramModel:
@@ -31,7 +33,7 @@ class NgramModel:
     def __init__(self, weights: NDArray[np.float32], bias: NDArray[np.float32], idf: NDArray[np.float32]) -> None:
         self.weights, self.bias, self.idf = weights, bias, idf
 
-    def logits(self, texts: Sequence[str]) -> NDArray[np.float64]:
+    def logits(self, texts: Sequence[str]) -> Logits:
         """[texts, 3] in the order of CLASSES."""
         out = np.empty((len(texts), len(CLASSES)))
         for row, text in enumerate(texts):
@@ -40,19 +42,38 @@ class NgramModel:
         return out
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """P(high stakes) = 1 / (1 + exp(-(slopes . log-odds of each model + intercept)))."""
+
+    slopes: tuple[float, ...]
+    intercept: float
+
+    def probability(self, log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
+        """From [texts, models] to [texts]."""
+        score: NDArray[np.float64] = log_odds @ np.asarray(self.slopes) + self.intercept
+        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(score, -60, 60))))
+
+
+def log_odds(logits: Logits) -> NDArray[np.float64]:
+    """ln (P(billing) + P(fraud)) / P(default) of each row."""
+    odds: NDArray[np.float64] = np.logaddexp(logits[:, 1], logits[:, 2]) - logits[:, 0]
+    return odds
+
+
 class Classifier:
     """Texts to calibrated probabilities of billing and fraud."""
 
-    def __init__(self, ngrams: NgramModel, calibration: Calibration) -> None:
-        self._ngrams = ngrams
+    def __init__(self, models: Sequence[Model], calibration: Calibration) -> None:
+        self._models = tuple(models)
         self._calibration = calibration
 
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """[texts, 2]: P(billing), P(fraud); their sum is the calibrated P(high stakes)."""
         if not texts:
             return np.empty((0, 2))
-        logits = self._ngrams.logits(texts)
-        high = np.logaddexp(logits[:, 1], logits[:, 2])
-        stakes = self._calibration.probability(high - logits[:, 0])
-        shares = np.exp(logits[:, 1:] - high[:, None])
-        return shares * stakes[:, None]
+        logits = [model.logits(texts) for model in self._models]
+        stakes = self._calibration.probability(np.stack([log_odds(each) for each in logits], axis=1))
+        both = np.sum(logits, axis=0)[:, 1:]
+        shares = np.exp(both - np.logaddexp(both[:, 0], both[:, 1])[:, None])
+        return np.asarray(shares * stakes[:, None])

@@ -7,6 +7,7 @@ buckets, weighted by inverse document frequency and scaled to length 1 (`weigh`)
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from zlib import crc32
@@ -29,7 +30,7 @@ def ngrams(text: str) -> set[str]:
     """Word 1-2-grams (marked `w:`) and character 3-5-grams within padded words."""
     tokens = words(text)
     found = {f"w:{token}" for token in tokens}
-    found.update(f"w:{left} {right}" for left, right in zip(tokens, tokens[1:], strict=False))
+    found.update(f"w:{left} {right}" for left, right in itertools.pairwise(tokens))
     for token in tokens:
         padded = f" {token[:40]} "
         for size in (3, 4, 5):
