@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from routing.classifier import Calibration, Classifier, NgramModel
@@ -82,7 +82,7 @@ def load_encoder(folder: Path) -> EncoderModel:
     """The student encoder of a folder; raises BundleError."""
     try:
         return EncoderModel(folder / ENCODER, folder / VOCABULARY)
-    except (onnxruntime.capi.onnxruntime_pybind11_state.Fail, RuntimeError, OSError) as error:
+    except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, OSError) as error:
         raise BundleError(f"{folder / ENCODER}: not a graph that can be served ({error})") from error
 
 

@@ -8,7 +8,6 @@ varied (`routing.train.augment`).
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,8 +55,7 @@ def vocabulary_of(folder: Path) -> list[str]:
 
 def teacher_vectors(base: Path, texts: Sequence[str]) -> NDArray[np.float32]:
     """The whole encoder's sentence vectors, [texts, width]."""
-    layers = json.loads((base / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
-    encoder, tokenizer = from_bert(base, layers).eval(), read_tokenizer(base / "vocab.txt")
+    encoder, tokenizer = from_bert(base).eval(), read_tokenizer(base / "vocab.txt")
     out = np.empty((len(texts), encoder.up.out_features), dtype=np.float32)
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):

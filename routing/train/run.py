@@ -158,7 +158,7 @@ def _logits(model: Model, examples: Sequence[Example]) -> Logits:
 
 
 def _stakes(classifier: Classifier, examples: Sequence[Example]) -> NDArray[np.float64]:
-    return classifier.probabilities([example.text for example in examples]).sum(axis=1)
+    return np.asarray(classifier.probabilities([example.text for example in examples]).sum(axis=1))
 
 
 def _fitted(calibration: Calibration, validation: Sequence[Example]) -> TrainedCalibration:

@@ -9,12 +9,14 @@ megabytes and under a millisecond. `SentenceEncoder` with every layer and `rank=
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -86,22 +88,24 @@ class SentenceEncoder(nn.Module):
 
 
 def from_bert(
-    folder: Path, layers: int, vocabulary: int | None = None, rank: int | None = None, heads: int = 12
+    folder: Path, layers: int | None = None, vocabulary: int | None = None, rank: int | None = None
 ) -> SentenceEncoder:
-    """Build from a BERT folder's `model.safetensors`; None keeps the whole vocabulary, the full rank.
+    """Build from a BERT folder (`config.json`, `model.safetensors`); None keeps all layers, words, the full rank.
 
     Raises BadInput when the folder holds no BERT of at least that many layers.
     """
     try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         weights = load_file(folder / "model.safetensors")
         table = weights["embeddings.word_embeddings.weight"][:vocabulary].float()
-        inner, width = weights["encoder.layer.0.intermediate.dense.weight"].shape
-        encoder = SentenceEncoder(len(table), rank or width, width, heads, inner, layers)
+        width, heads, inner = (config[f] for f in ("hidden_size", "num_attention_heads", "intermediate_size"))
+        depth = layers or config["num_hidden_layers"]
+        encoder = SentenceEncoder(len(table), rank or width, width, heads, inner, depth)
         _copy_embeddings(encoder, weights, table)
         for number, layer in enumerate(encoder.layers):
             _copy_layer(layer, weights, f"encoder.layer.{number}.")
-    except (OSError, KeyError) as error:
-        raise BadInput(f"{folder}: not a BERT encoder of {layers} layers in safetensors ({error})") from error
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise BadInput(f"{folder}: not a BERT encoder of {layers or 'any'} layers in safetensors ({error})") from error
     return encoder
 
 

@@ -1,0 +1,125 @@
+"""The bundled router on sentences of this file's own, rules and thresholds on it, and safe answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from routing.bundle import BUNDLED, read_manifest
+from routing.classifier import Calibration, Classifier, Logits
+from routing.router import RouteDecision, Router
+from routing.rules import RouterSettings
+
+BILLING = [
+    "Hi, you've debited my account two times for the same invoice.",
+    "I want my money back for the order I returned three weeks ago.",
+    "um yeah my insurance payment went up and nobody told me why",
+    "What is the fee for taking out cash abroad?",
+    "I'd like to pay my water bill.",
+]
+FRAUD = [
+    "There's a payment on my card that I never made.",
+    "uh somebody stole my wallet and my bank cards were in it",
+    "I think I gave my password to a scammer pretending to be my bank.",
+    "Someone took out an insurance policy using my name.",
+    "Please freeze my card right now.",
+]
+DEFAULT = [
+    "What are your opening hours on Saturday?",
+    "Write a haiku about the sea.",
+    "My phone takes hours to charge, is the cable broken?",
+    "When did Bill Gates found Microsoft?",
+    "hi um how do I change my address please",
+    "I need to file a claim, a tree fell on my roof.",
+    "Set an alarm for seven tomorrow.",
+]
+
+
+@pytest.mark.parametrize("text", BILLING + FRAUD)
+def test_high_stakes_are_seen(router: Router, text: str) -> None:
+    decision = router.route(text)
+    assert decision.high_stakes
+    assert decision.route == ("billing" if text in BILLING else "fraud")
+    assert decision.probability >= read_manifest(BUNDLED).thresholds.billing
+    assert decision.rule is None
+
+
+@pytest.mark.parametrize("text", DEFAULT)
+def test_everything_else_is_default(router: Router, text: str) -> None:
+    decision = router.route(text)
+    assert (decision.route, decision.high_stakes) == ("default", False)
+    assert decision.probability < 0.5
+
+
+def test_a_conversation_keeps_the_stakes_of_its_recent_turns(router: Router) -> None:
+    messages = [
+        {"role": "user", "content": "I was charged twice for my subscription."},
+        {"role": "assistant", "content": "When was that?"},
+        {"role": "user", "content": "yesterday"},
+    ]
+    assert router.route(messages).route == "billing"
+    later = [*messages, *({"role": "user", "content": "what is the weather like"},) * 2]
+    assert router.route(later).route == "default"
+
+
+def test_what_the_assistant_says_does_not_count(router: Router) -> None:
+    assert not router.route([{"role": "assistant", "content": BILLING[0]}]).high_stakes
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["", " \x00\n", b"\xff\xfe\x00\x81", [], None, 7, [None], [{"role": "user", "content": None}], "💳🔥", "\ud800"],
+)
+def test_nothing_to_read_is_default(router: Router, given: Any) -> None:
+    assert router.route(given).route == "default"
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 1_000_000, "charged twice " * 80_000, "\u202e\u0301" * 500_000, "😀" * 300_000, "[SEP][PAD]" * 9]
+)
+def test_any_text_gets_a_probability(router: Router, text: str) -> None:
+    assert 0.0 <= router.route(text).probability <= 1.0
+
+
+def test_a_question_at_the_end_of_a_long_text_is_found(router: Router) -> None:
+    assert router.route("The meeting began at nine. " * 2_000 + FRAUD[0]).high_stakes
+
+
+def test_many_are_answered_as_one_by_one(router: Router) -> None:
+    texts = BILLING + DEFAULT + FRAUD
+    assert router.route_many(texts) == [router.route(text) for text in texts]
+
+
+class Fixed:
+    """A model whose logits are the numbers that the text is made of."""
+
+    def logits(self, texts: Sequence[str]) -> Logits:
+        return np.array([[0.0, *map(float, text.split())] for text in texts])
+
+
+def fixed_router(**settings: Any) -> Router:
+    classifier = Classifier((Fixed(),), Calibration((1.0,), 0.0))
+    manifest = read_manifest(BUNDLED)
+    return Router(classifier, manifest, RouterSettings.model_validate(settings))
+
+
+def test_each_route_has_its_threshold() -> None:
+    # Odds of high stakes e^1 + e^0 to 1: probability 3.718 / 4.718 = 0.788.
+    router = fixed_router(thresholds={"billing": 0.7, "fraud": 0.8})
+    assert router.route("1 0") == RouteDecision("billing", True, pytest.approx(0.78806, abs=1e-5))
+    assert router.route("0 1").route == "default"
+
+
+def test_a_rule_decides_and_the_probability_stays_the_classifiers() -> None:
+    rules = [
+        {"name": "calm", "route": "default", "keywords": ["2"]},
+        {"name": "watch", "route": "fraud", "pattern": "^-9"},
+    ]
+    router = fixed_router(rules=rules)
+    assert router.route("2 2") == RouteDecision("default", False, pytest.approx(0.93663, abs=1e-5), "calm")
+    decision = router.route("-9 -9")
+    assert (decision.route, decision.high_stakes, decision.rule) == ("fraud", True, "watch")
+    assert decision.probability == pytest.approx(2 / (2 + np.exp(9)))
