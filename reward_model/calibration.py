@@ -6,6 +6,7 @@ Pure: fitting needs scikit-learn and lives with the trainer; applying needs nump
 from __future__ import annotations
 
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +37,7 @@ class Calibration(BaseModel):
     `isotonic`: piecewise linear through (x, y), constant outside (Zadrozny and Elkan, 2002).
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     format_version: Literal[1] = 1
     orm: str
@@ -62,6 +63,10 @@ class Calibration(BaseModel):
             raise ValueError("a platt calibrator needs slope and intercept")
         if self.method == "isotonic" and (not self.x or not self.y or len(self.x) != len(self.y)):
             raise ValueError("an isotonic calibrator needs x and y of the same length")
+        if self.method == "isotonic" and not (_rises(self.x) and _rises([0, *(self.y or []), 1])):
+            raise ValueError("an isotonic calibrator needs x that rises and y that rises within 0 and 1")
+        if self.positives > self.labels:
+            raise ValueError(f"{self.positives} positives are more than {self.labels} labels")
         return self
 
     @property
@@ -87,6 +92,10 @@ class Calibration(BaseModel):
         """What an answer says of its probabilities."""
         shown = self.model_dump(mode="json", include={"method", "event", "labels", "date", "ece", "brier"})
         return {"id": self.id, **shown, "selection": self.selection.model_dump(exclude_none=True)}
+
+
+def _rises(values: list[float] | None) -> bool:
+    return all(low <= high for low, high in pairwise(values or []))
 
 
 def load_calibration(folder: Path, orm: str) -> Calibration | None:

@@ -86,11 +86,16 @@ def canonical_tool_call(call: dict[str, Any]) -> str:
     '<tool_call>\\n{"name":"refund","arguments":{"a":2,"b":1}}\\n</tool_call>'
     """
     function = call.get("function", call)
+    if not isinstance(function, dict):
+        raise BadInput("a tool call's `function` must be an object", param="tool_calls")
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):
         arguments = _parsed_or_text(arguments)
     name = json.dumps(function.get("name"), ensure_ascii=False)
-    body = json.dumps(arguments, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    try:
+        body = json.dumps(arguments, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    except RecursionError as error:
+        raise BadInput("a tool call's arguments are nested too deeply", param="tool_calls") from error
     return f'<tool_call>\n{{"name":{name},"arguments":{body}}}\n</tool_call>'
 
 
@@ -132,6 +137,7 @@ class Formatter:
         self._encoder = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
         self._encoder.encode_special_tokens = True
         self._encoder.no_truncation()
+        self._encoder.no_padding()
         added = tokenizer.added_tokens_decoder.items()
         self._control = {str(token.content): int(number) for number, token in added if token.special}
         longest_first = sorted(self._control, key=len, reverse=True)
@@ -144,42 +150,79 @@ class Formatter:
 
     def prompt_ids(self, messages: list[Message]) -> list[int]:
         """Token ids of the conversation up to where the reply begins, at most `max_prompt_tokens`."""
-        return self.full_prompt_ids(messages)[-self.rule.max_prompt_tokens :]
+        return self.cut_prompt(self.full_prompt_ids(messages))
 
     def full_prompt_ids(self, messages: list[Message]) -> list[int]:
         """The same before truncation, so that a caller can tell how much was cut."""
-        turns = [
-            {"role": "system" if m.role == "developer" else m.role, "content": f"\ue000{i}\ue001"}
-            for i, m in enumerate(messages)
-        ]
-        rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        ids: list[int] = []
-        text = ""
-        # The template's control tokens cut the text into runs; a message joins the run that it stands in, so
-        # that ordinary text is tokenised exactly as the policy's server does it.
-        for piece in self._control_pattern.split(str(rendered)):
-            if piece in self._control:
-                ids += [*self._plain_ids(text), self._control[piece]]
-                text = ""
-            else:
-                text = _MARK.sub(lambda mark: messages[int(mark[1])].text(), piece)
-        return ids + self._plain_ids(text)
+        rendered = self._render(messages, add_generation_prompt=True)
+        return self._rendered_ids(rendered, [message.text() for message in messages])
+
+    def cut_prompt(self, ids: list[int]) -> list[int]:
+        """A whole prompt's tokens, cut by the rule."""
+        return ids[-self.rule.max_prompt_tokens :]
 
     def completion_ids(self, completion: Completion) -> list[int]:
         """Token ids of the reply and the end of its turn, at most `max_completion_tokens`."""
-        return [*self._plain_ids(completion.text())[: self.rule.max_completion_tokens - 1], self.end_of_turn]
+        return self.cut_completion(self.full_completion_ids(completion))
+
+    def full_completion_ids(self, completion: Completion) -> list[int]:
+        """The same before truncation."""
+        return [*self._plain_ids(completion.text()), *self.closing]
+
+    def cut_completion(self, ids: list[int]) -> list[int]:
+        """A whole completion's tokens, cut by the rule and closed again."""
+        longest = self.rule.max_completion_tokens
+        return ids if len(ids) <= longest else [*ids[: longest - len(self.closing)], *self.closing]
 
     def templated_ids(self, text: str) -> list[int]:
         """Token ids of a text that somebody rendered with the template already; its control tokens count."""
-        ids: list[int] = []
-        for piece in self._control_pattern.split(text):
-            ids += [self._control[piece]] if piece in self._control else self._plain_ids(piece)
-        return ids[-(self.rule.max_prompt_tokens + self.rule.max_completion_tokens) :]
+        return self._rendered_ids(text, [])
+
+    def conversation_ids(self, text: str) -> tuple[list[int], int]:
+        """A rendered prompt with its reply, closed where it is not; and how many tokens were cut on the left."""
+        ids = self.templated_ids(text.rstrip())
+        ids = ids if ids[-1:] == [self.end_of_turn] else [*ids, self.end_of_turn]
+        kept = ids[-(self.rule.max_prompt_tokens + self.rule.max_completion_tokens) :]
+        return kept, len(ids) - len(kept)
+
+    @property
+    def closing(self) -> list[int]:
+        """What ends a reply."""
+        return [self.end_of_turn]
 
     @property
     def end_of_turn(self) -> int:
         """The token that closes a reply."""
         return self._control[str(self.tokenizer.eos_token)]
+
+    def _render(self, messages: list[Message], **how: Any) -> str:
+        """The chat template around a mark for each message; BadInput when the template refuses the turns."""
+        from jinja2 import TemplateError
+
+        turns = [
+            {"role": "system" if m.role == "developer" else m.role, "content": f"\ue000{i}\ue001"}
+            for i, m in enumerate(messages)
+        ]
+        try:
+            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, **how))
+        except TemplateError as error:
+            raise BadInput(f"the model's chat template refuses these messages: {error}", "prompt") from error
+
+    def _rendered_ids(self, rendered: str, texts: list[str]) -> list[int]:
+        """Ids of a rendered text whose marks stand for `texts`.
+
+        The template's control tokens cut the text into runs; a message joins the run that it stands in, so that
+        ordinary text is tokenised exactly as the policy's server does it.
+        """
+        ids: list[int] = []
+        run: list[str] = []
+        for piece in self._control_pattern.split(rendered):
+            if piece in self._control:
+                ids += [*self._plain_ids("".join(run)), self._control[piece]]
+                run = []
+            else:
+                run.append(_MARK.sub(lambda mark: texts[int(mark[1])], piece) if texts else piece)
+        return ids + self._plain_ids("".join(run))
 
     def _plain_ids(self, text: str) -> list[int]:
         # Surrogates cannot be encoded; they come from JSON escapes and mean nothing.

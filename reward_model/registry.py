@@ -18,7 +18,12 @@ ALIASES = "aliases.json"
 
 
 def resolve(name: str, registry: Path | None = None) -> Path:
-    """Folder of the checkpoint called `name`; UnknownModel lists the names there are."""
+    """Folder of the checkpoint called `name`; UnknownModel lists the names there are.
+
+    Raises CheckpointError when the registry is no folder or its aliases cannot be read.
+    """
+    if registry is not None and not registry.is_dir():
+        raise CheckpointError(f"the registry {registry} is not a folder")
     wanted = _aliases(registry).get(name, name)
     known = checkpoints(registry)
     if "@" not in wanted:
@@ -27,7 +32,8 @@ def resolve(name: str, registry: Path | None = None) -> Path:
         return known[wanted]
     if (Path(name) / "manifest.json").is_file():
         return Path(name)
-    raise UnknownModel(f"no reward model is called {name!r}; there are {', '.join(sorted(known)) or 'none'}")
+    alias = f", which stands for {wanted}" if wanted != name else ""
+    raise UnknownModel(f"no reward model is called {name!r}{alias}; there are {', '.join(sorted(known)) or 'none'}")
 
 
 def checkpoints(registry: Path | None = None) -> dict[str, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from reward_model.checkpoint import LoadedModel
 from reward_model.errors import BadInput, CheckpointError
-from reward_model.formatting import Completion, Formatter, FormattingRule, Message
+from reward_model.formatting import Formatter, FormattingRule, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -20,34 +21,57 @@ _LONGEST = 4096
 def load_sequence_classifier(name: str, dtype: torch.dtype, device: str | torch.device = "cpu") -> LoadedModel:
     """Load `name`; the repository's own code is never run, and only safetensors are read.
 
-    Raises CheckpointError when it cannot be loaded or has another number of labels than one.
+    Raises CheckpointError when it cannot be loaded, has no trained head, or another number of labels than one.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         if config.num_labels != 1:
-            raise CheckpointError(f"{name} has {config.num_labels} labels; a reward model has one (num_labels=1)")
+            raise CheckpointError(
+                f"{name} has {config.num_labels} labels, and a reward model has one: name a model that was trained "
+                "with num_labels=1"
+            )
         tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            name, dtype=dtype, trust_remote_code=False, use_safetensors=True
-        )
+        model = _load_weights(name, dtype)
     except (OSError, ValueError, ImportError) as error:
         raise CheckpointError(f"{name} cannot be loaded as a reward model: {error}") from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise CheckpointError(f"{name} has no tokenizer.json; save its tokenizer in the fast format first")
     formatter = _formatter(tokenizer, config)
     module = _Padded(model, tokenizer).to(device).eval()
-    return LoadedModel(f"{name}@hub", formatter, module, None, None, torch.device(device))
+    return LoadedModel(_identity(name, config), formatter, module, None, None, torch.device(device))
+
+
+def _load_weights(name: str, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForSequenceClassification
+
+    model, report = AutoModelForSequenceClassification.from_pretrained(
+        name, dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+    )
+    if missing := sorted(report["missing_keys"]):
+        # transformers would fill these with random numbers, and every score would be noise.
+        raise CheckpointError(f"{name} has no weights for {', '.join(missing)}; it is not a trained reward model")
+    return model
+
+
+def _identity(name: str, config: Any) -> str:
+    """`name@commit` from a hub, `folder@local` from a folder, of which no version is known."""
+    commit = getattr(config, "_commit_hash", None)
+    return f"{name}@{commit[:12]}" if commit else f"{Path(name).resolve().name}@local"
 
 
 class _Padded(nn.Module):
-    """Gives a sequence classifier what it expects of right-padded rows: mask, padding token, segment ids."""
+    """Gives a sequence classifier what it expects of right-padded rows: mask, padding token, segment ids.
+
+    Rows are padded on the right, so positions count from 0 in each as they do for a row by itself.
+    """
 
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__()
         self.model = model
-        self.pad = _first_set(tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-        # A causal classifier finds the last token by looking for padding.
-        model.config.get_text_config().pad_token_id = self.pad
+        self.text_config = model.config.get_text_config()
+        self.own_pad: int | None = self.text_config.pad_token_id
         self.separator = tokenizer.sep_token_id if "token_type_ids" in tokenizer.model_input_names else None
 
     def forward(self, input_ids: Tensor, pool: Tensor) -> Tensor:
@@ -56,43 +80,91 @@ class _Padded(nn.Module):
         places = torch.arange(width, device=input_ids.device)
         lengths = pool - torch.arange(rows, device=input_ids.device) * width + 1
         mask = places.unsqueeze(0) < lengths.unsqueeze(1)
-        inputs = {"input_ids": input_ids.masked_fill(~mask, self.pad), "attention_mask": mask.long()}
+        pad = self._padding(input_ids.flatten()[pool])
+        inputs = {"input_ids": input_ids.masked_fill(~mask, pad), "attention_mask": mask.long()}
         if self.separator is not None:
             ends = (input_ids == self.separator).long()
             inputs["token_type_ids"] = ((ends.cumsum(1) - ends) > 0).long() * mask
         logits: Tensor = self.model(**inputs).logits
         return logits[:, 0]
 
+    def _padding(self, last: Tensor) -> int:
+        """The model's own padding token; for a model without one, a token that ends no row of this batch.
 
-class PairFormatter(Formatter):
+        A causal classifier reads the rightmost token that is not padding; without a padding token transformers
+        reads the last one, and takes no batch.
+        """
+        if self.own_pad is not None:
+            return self.own_pad
+        ends = set(last.tolist())
+        pad = next(token for token in range(len(ends) + 1) if token not in ends)
+        self.text_config.pad_token_id = pad
+        return pad
+
+
+class _ClassifierFormatter(Formatter):
+    """Texts that arrive rendered are tokenised as the model's own tokenizer does it."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, rule: FormattingRule) -> None:
+        super().__init__(tokenizer, rule)
+        self._own = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+        self._own.no_truncation()
+        self._own.no_padding()
+
+    def conversation_ids(self, text: str) -> tuple[list[int], int]:
+        """The text with the tokenizer's special tokens around it, cut on the left after the first token."""
+        bos = self.tokenizer.bos_token
+        rendered = bool(bos) and text.startswith(str(bos))
+        ids = list(self._own.encode(text, add_special_tokens=not rendered).ids)
+        cut = max(0, len(ids) - self.rule.max_prompt_tokens - self.rule.max_completion_tokens)
+        return ([*ids[:1], *ids[1 + cut :]] if cut else ids), cut
+
+
+class ChatFormatter(_ClassifierFormatter):
+    """For models with a chat template: the conversation with its reply, exactly as the template writes both."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, rule: FormattingRule) -> None:
+        super().__init__(tokenizer, rule)
+        turns = [Message(role="user", content=""), Message(role="assistant", content="")]
+        self._closing = self._rendered_ids(self._render(turns).rpartition("\ue0001\ue001")[2], [])
+
+    def full_prompt_ids(self, messages: list[Message]) -> list[int]:
+        """The conversation up to where the template puts the reply."""
+        texts = [message.text() for message in messages]
+        rendered = self._render([*messages, Message(role="assistant", content="")])
+        return self._rendered_ids(rendered.rpartition(f"\ue000{len(messages)}\ue001")[0], texts)
+
+    @property
+    def closing(self) -> list[int]:
+        """What the template writes after a reply."""
+        return self._closing
+
+
+class PairFormatter(_ClassifierFormatter):
     """For encoders without a chat template: [CLS] the conversation as lines [SEP] the reply [SEP]."""
 
     def full_prompt_ids(self, messages: list[Message]) -> list[int]:
         """The conversation, one `role: text` a line, between [CLS] and [SEP]."""
         text = "\n".join(f"{message.role}: {message.text()}" for message in messages)
-        return [*self._mark(self.tokenizer.cls_token_id), *self._plain_ids(text), self.end_of_turn]
+        return [*self._start, *self._plain_ids(text), self.end_of_turn]
 
-    def prompt_ids(self, messages: list[Message]) -> list[int]:
-        """The same, cut on the left after [CLS]."""
-        ids, start = self.full_prompt_ids(messages), self._mark(self.tokenizer.cls_token_id)
-        room = self.rule.max_prompt_tokens - len(start)
-        return ids if len(ids) <= self.rule.max_prompt_tokens else [*start, *ids[-room:]]
-
-    def completion_ids(self, completion: Completion) -> list[int]:
-        """The reply and [SEP], cut on the right."""
-        return [*self._plain_ids(completion.text())[: self.rule.max_completion_tokens - 1], self.end_of_turn]
+    def cut_prompt(self, ids: list[int]) -> list[int]:
+        """Cut on the left after [CLS]."""
+        room = self.rule.max_prompt_tokens - len(self._start)
+        return ids if len(ids) <= self.rule.max_prompt_tokens else [*self._start, *ids[-room:]]
 
     @property
     def end_of_turn(self) -> int:
         """[SEP], or the end-of-text token of tokenizers that have none."""
-        end = _first_set(self.tokenizer.sep_token_id, self.tokenizer.eos_token_id, None)
+        end = _first_set(self.tokenizer.sep_token_id, self.tokenizer.eos_token_id)
         if end is None:
             raise BadInput("this model's tokenizer has neither a separator nor an end token, so pairs cannot be built")
         return int(end)
 
-    @staticmethod
-    def _mark(token: int | None) -> list[int]:
-        return [] if token is None else [token]
+    @property
+    def _start(self) -> list[int]:
+        start = self.tokenizer.cls_token_id
+        return [] if start is None else [int(start)]
 
 
 def _formatter(tokenizer: PreTrainedTokenizerFast, config: Any) -> Formatter:
@@ -100,7 +172,7 @@ def _formatter(tokenizer: PreTrainedTokenizerFast, config: Any) -> Formatter:
     # RoBERTa counts positions from its padding index, so two of them are not to be had.
     longest = min(int(tokenizer.model_max_length), positions - 2, _LONGEST)
     rule = FormattingRule(max_prompt_tokens=longest - longest // 3, max_completion_tokens=longest // 3)
-    return Formatter(tokenizer, rule) if tokenizer.chat_template else PairFormatter(tokenizer, rule)
+    return ChatFormatter(tokenizer, rule) if tokenizer.chat_template else PairFormatter(tokenizer, rule)
 
 
 def _first_set(*values: Any) -> Any:

@@ -46,6 +46,8 @@ _STATUS: list[tuple[type[RewardModelError], int, str]] = [
     (EngineFailed, 500, "server_error"),
     (RewardModelError, 500, "server_error"),
 ]
+# HTTP status -> type, for what is refused before a request is read.
+_TYPES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 499: "client_left"}
 
 
 class Scorer:
@@ -86,6 +88,7 @@ def create_app(model: LoadedModel, settings: ScorerSettings, registry: Collector
     app = FastAPI(title="Winnow scorer", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_exception_handler(RewardModelError, _known_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unknown_error)
     app.add_api_route("/v1/score", score, methods=["POST"])
     app.add_api_route("/v1/prefill", prefill, methods=["POST"])
     app.add_api_route("/classify", classify, methods=["POST"])
@@ -108,36 +111,38 @@ async def score(request: Request) -> Response:
     engine, candidates = scorer.pick(asked.orm), asked.candidates()
     deadline = math.inf if asked.deadline_ms is None else time.monotonic() + asked.deadline_ms / 1000
     result = await _while_connected(request, engine.score(asked.prompt, [*candidates], deadline))
+    # A calibrator is fitted on whole replies: of a part of one it knows nothing.
+    probabilities = [None] * len(candidates) if asked.partial else result.probabilities
     results = [
         {"index": candidate.index, "score": value, "probability": probability, "disagreement": None}
-        for candidate, value, probability in zip(candidates, result.scores, result.probabilities, strict=True)
+        for candidate, value, probability in zip(candidates, result.scores, probabilities, strict=True)
     ]
     usage = {
         "prompt_tokens": result.prompt_tokens,
         "completion_tokens": result.completion_tokens,
         "truncated_tokens": result.truncated_tokens,
     }
-    scorer.metrics.requests.labels("ok").inc()
-    return _json({"orm": engine.model.id, "calibrator": scorer.calibrator(), "results": results, "usage": usage})
+    body = {"orm": engine.model.id, "calibrator": scorer.calibrator(), "results": results, "usage": usage}
+    return _answer(scorer, body)
 
 
 async def prefill(request: Request) -> Response:
     """POST /v1/prefill: prepare for a prompt whose completions are still being sampled."""
     scorer, asked = await _read(request, PrefillRequest)
     engine = scorer.pick(asked.orm)
-    return _json({"orm": engine.model.id, "prompt_tokens": await engine.prefill(asked.prompt)})
+    return _answer(scorer, {"orm": engine.model.id, "prompt_tokens": await engine.prefill(asked.prompt)})
 
 
 async def classify(request: Request) -> Response:
     """POST /classify, vLLM's."""
     scorer, asked = await _read(request, ClassifyRequest)
-    return _json(await _while_connected(request, adapters.classify(scorer.pick(asked.model), asked)))
+    return _answer(scorer, await _while_connected(request, adapters.classify(scorer.pick(asked.model), asked)))
 
 
 async def get_reward(request: Request) -> Response:
     """POST /get_reward, OpenRLHF's."""
     scorer, asked = await _read(request, RewardRequest)
-    return _json(await _while_connected(request, adapters.get_reward(scorer.engine, asked)))
+    return _answer(scorer, await _while_connected(request, adapters.get_reward(scorer.engine, asked)))
 
 
 async def list_models(request: Request) -> Response:
@@ -226,7 +231,20 @@ async def _known_error(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _error(error.status_code, "invalid_request_error", str(error.detail), None, {})
+    kind = _TYPES.get(error.status_code, "invalid_request_error")
+    request.app.state.scorer.metrics.requests.labels(kind).inc()
+    return _error(error.status_code, kind, str(error.detail), None, {})
+
+
+async def _unknown_error(request: Request, error: Exception) -> Response:
+    """A defect of ours: the traceback goes to the log, where uvicorn writes it, and not to the client."""
+    request.app.state.scorer.metrics.requests.labels("server_error").inc()
+    return _error(500, "server_error", "the scorer failed; its log has the details", None, {})
+
+
+def _answer(scorer: Scorer, body: dict[str, Any]) -> Response:
+    scorer.metrics.requests.labels("ok").inc()
+    return _json(body)
 
 
 def _error(status: int, kind: str, message: str, param: str | None, headers: dict[str, str]) -> Response:

@@ -1,23 +1,27 @@
 """Batches across requests: one task owns the queue, one thread runs the model.
 
 No artificial delay: while a forward pass runs, the next batch gathers. The shortest deadline goes first; work whose
-client left or whose deadline passed is dropped before it costs anything; a failed batch answers every member.
+client left or whose deadline passed is dropped before it costs anything; a failed batch answers every member; a dead
+owner answers everybody. Callers hold a permit while they prepare and wait, so that overload is refused before work.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from reward_model.errors import DeadlineExceeded, EngineFailed, Overloaded
+from reward_model.errors import BadInput, DeadlineExceeded, EngineFailed, Overloaded
 from reward_model.serving.metrics import ScorerMetrics
 
 Forward = Callable[[Sequence[Sequence[int]]], Sequence[float]]
+
+log = logging.getLogger("winnow.scorer")
 
 
 @dataclass
@@ -34,9 +38,11 @@ class Batcher:
     def __init__(self, forward: Forward, max_batch_tokens: int, max_waiting: int, metrics: ScorerMetrics) -> None:
         self._forward = forward
         self._budget = max_batch_tokens
-        self._max_waiting = max_waiting
+        self._capacity = max_waiting
+        self._admitted = 0
         self._metrics = metrics
         self._waiting: list[_Entry] = []
+        self._running: list[_Entry] = []
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="winnow-forward")
         self._owner: asyncio.Task[None] | None = None
@@ -54,48 +60,75 @@ class Batcher:
         """End the owner; whatever still waits fails."""
         if self._owner is not None:
             self._owner.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._owner
-        self._thread.shutdown(wait=True, cancel_futures=True)
+            await asyncio.gather(self._owner, return_exceptions=True)
+        await asyncio.to_thread(self._thread.shutdown, wait=True, cancel_futures=True)
+
+    @contextmanager
+    def permit(self, count: int) -> Iterator[None]:
+        """Hold room for `count` sequences, from before they are tokenised until they are answered.
+
+        Raises Overloaded where there is no room now, BadInput where there never is, EngineFailed without an owner.
+        """
+        self._check_alive()
+        if count > self._capacity:
+            raise BadInput(f"{count} texts at once are more than this scorer takes; send at most {self._capacity}")
+        if self._admitted + count > self._capacity:
+            raise Overloaded(f"{self._admitted} of {self._capacity} places are taken; {count} more do not fit now")
+        self._admitted += count
+        try:
+            yield
+        finally:
+            self._admitted -= count
 
     async def score(self, ids: Sequence[int], deadline: float = math.inf) -> float:
         """Score of one sequence; `deadline` in the monotonic clock.
 
-        Raises Overloaded when too much waits, DeadlineExceeded when its time passes first, EngineFailed when the
-        forward pass fails or nobody is left to run it.
+        Raises DeadlineExceeded as soon as its time passes, EngineFailed when the forward pass fails or nobody is
+        left to run it.
         """
-        if not self.alive:
-            raise EngineFailed("the scoring worker has died; restart the scorer")
-        if len(self._waiting) >= self._max_waiting:
-            raise Overloaded(f"{len(self._waiting)} completions are waiting, which is all this scorer takes")
-        entry = _Entry(ids, deadline, asyncio.get_running_loop().create_future())
+        self._check_alive()
+        loop = asyncio.get_running_loop()
+        entry = _Entry(ids, deadline, loop.create_future())
         self._waiting.append(entry)
         self._arrived.set()
-        # Cancelling the caller cancels the future, and the owner drops the entry.
-        return await entry.future
+        late = DeadlineExceeded("the deadline passed before the completion was scored")
+        timer = loop.call_later(deadline - time.monotonic(), _fail, entry, late) if deadline < math.inf else None
+        try:
+            # Cancelling the caller cancels the future, and the owner drops the entry.
+            return await entry.future
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _check_alive(self) -> None:
+        if not self.alive:
+            raise EngineFailed("the scoring worker has died; restart the scorer")
 
     async def _run(self) -> None:
         try:
             while True:
                 await self._arrived.wait()
                 self._drop_dead()
-                if not (batch := self._take()):
+                self._running = self._take()
+                if not self._running:
                     self._arrived.clear()
                     continue
-                await self._score(batch)
+                await self._score(self._running)
+        except Exception:
+            log.exception("the scoring worker died")
         finally:
-            for entry in self._waiting:
+            for entry in (*self._running, *self._waiting):
                 _fail(entry, EngineFailed("the scorer is stopping or its worker has died"))
             self._waiting.clear()
 
     def _drop_dead(self) -> None:
         now, left = time.monotonic(), []
         for entry in self._waiting:
-            if entry.future.done():
+            if entry.future.cancelled():
                 self._metrics.dropped.labels("client_left").inc()
-            elif entry.deadline <= now:
+            elif entry.future.done() or entry.deadline <= now:
                 self._metrics.dropped.labels("deadline").inc()
-                _fail(entry, DeadlineExceeded("the deadline passed before the completion could be scored"))
+                _fail(entry, DeadlineExceeded("the deadline passed before the completion was scored"))
             else:
                 left.append(entry)
         self._waiting = left
@@ -120,16 +153,14 @@ class Batcher:
             scores = await asyncio.get_running_loop().run_in_executor(
                 self._thread, self._forward, [entry.ids for entry in batch]
             )
-        except asyncio.CancelledError:
-            for entry in batch:
-                _fail(entry, EngineFailed("the scorer is stopping"))
-            raise
+            answers = list(zip(batch, scores, strict=True))
         except Exception as error:
+            log.exception("a forward pass over %d sequences failed", len(batch))
             for entry in batch:
-                _fail(entry, EngineFailed(f"the forward pass failed: {type(error).__name__}: {error}"))
+                _fail(entry, EngineFailed(f"the forward pass failed ({type(error).__name__}); see the scorer's log"))
             return
         self._metrics.forward.observe(time.monotonic() - began)
-        for entry, score in zip(batch, scores, strict=True):
+        for entry, score in answers:
             if not math.isfinite(score):
                 _fail(entry, EngineFailed(f"the model's score is {score}; its weights or precision are broken"))
             elif not entry.future.done():

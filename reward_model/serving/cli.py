@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from reward_model.errors import RewardModelError
+
+if TYPE_CHECKING:
+    from reward_model.checkpoint import LoadedModel
+    from reward_model.serving.settings import ScorerSettings
+
+_DRAIN_SECONDS = 20
 
 scorer_app = typer.Typer(add_completion=False)
 score_app = typer.Typer(add_completion=False)
@@ -30,48 +37,74 @@ def scorer(
     from pydantic import ValidationError
 
     from reward_model.serving.app import create_app
-    from reward_model.serving.engine import load_configured
     from reward_model.serving.settings import ScorerSettings
 
     given: dict[str, Any] = {"model": model, "host": host, "port": port, "registry": registry}
     given |= {"device": device, "dtype": dtype, "threads": threads}
     try:
         settings = ScorerSettings(**{name: value for name, value in given.items() if value is not None})
-        print(f"Loading {settings.model}", file=sys.stderr, flush=True)
-        app = create_app(load_configured(settings), settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        _stop(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
-    except RewardModelError as error:
-        _stop(str(error))
-    uvicorn.run(app, host=settings.host, port=settings.port, access_log=False)
+        app = create_app(_load(settings), settings)
+    except (ValidationError, RewardModelError) as error:
+        _stop(error)
+    # Bounded, so that a client which never finishes its request cannot keep a stopped scorer alive.
+    uvicorn.run(app, host=settings.host, port=settings.port, access_log=False, timeout_graceful_shutdown=_DRAIN_SECONDS)
 
 
 @score_app.command()
 def score(
     file: Annotated[str, typer.Argument(help="JSONL of prompt and completions; may end in .gz, or be -.")],
-    model: Annotated[str, typer.Option(help="Reward model to load.")] = "champion",
+    model: Annotated[str | None, typer.Option(help="Reward model to load; the champion where none is named.")] = None,
     url: Annotated[str | None, typer.Option(help="Ask this scorer instead of loading a model.")] = None,
-    dtype: Annotated[Literal["bf16", "fp32"], typer.Option(help="Precision of a loaded model.")] = "bf16",
+    registry: Annotated[Path | None, typer.Option(help="Folder of checkpoints beside the bundled ones.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Precision of a loaded model: auto, bf16 or fp32.")] = None,
     out: Annotated[str, typer.Option(help="Where to write; - is the standard output.")] = "-",
 ) -> None:
     """Add scores and probabilities to each line of a file."""
+    from pydantic import ValidationError
+
     from reward_model.jsonl import open_text
     from reward_model.serving.offline import local_scores, remote_scores
+    from reward_model.serving.settings import ScorerSettings
 
+    given = {"model": model, "registry": registry, "dtype": dtype}
     try:
+        settings = ScorerSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        scored = (
+            remote_scores(file, url, settings.api_key) if url else local_scores(file, _load(settings), _say_progress)
+        )
         with open_text(out, "w") as stream:
-            scored = remote_scores(file, url) if url else local_scores(file, model, dtype)
             for line in scored:
-                _write(stream, line)
-    except RewardModelError as error:
-        _stop(str(error))
+                stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+    except (ValidationError, RewardModelError) as error:
+        _stop(error)
 
 
-def _write(stream: Any, line: dict[str, Any]) -> None:
-    stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+def _load(settings: ScorerSettings) -> LoadedModel:
+    """Load the model that the settings name, saying so."""
+    from reward_model.serving.engine import load_configured
+
+    began = time.monotonic()
+    _say(f"Loading {settings.model}")
+    loaded = load_configured(settings)
+    calibrator = loaded.calibration.id if loaded.calibration else "none: probabilities are null"
+    precision = str(next(loaded.module.parameters()).dtype).removeprefix("torch.")
+    took = time.monotonic() - began
+    _say(f"Loaded {loaded.id} in {took:.1f} s ({precision} on {loaded.device}; calibrator {calibrator})")
+    return loaded
 
 
-def _stop(message: str) -> NoReturn:
-    print(f"winnow: {message}", file=sys.stderr)
+def _say_progress(lines: int) -> None:
+    _say(f"{lines} lines scored")
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _stop(error: Exception) -> NoReturn:
+    message = str(error)
+    if problems := getattr(error, "errors", None):
+        first = problems()[0]
+        message = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    _say(f"winnow: {message}")
     raise typer.Exit(2)

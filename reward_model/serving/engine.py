@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 
 from reward_model.checkpoint import LoadedModel
+from reward_model.errors import BadInput, SetupError
 from reward_model.formatting import Completion, Message
 from reward_model.loading import load_model
 from reward_model.serving.batcher import Batcher
@@ -21,7 +23,7 @@ from reward_model.serving.settings import ScorerSettings
 
 @dataclass(frozen=True)
 class Result:
-    """Scores and calibrated probabilities (None without a calibrator) of completions, and tokens spent."""
+    """Scores and calibrated probabilities (None without a calibrator) of completions; tokens scored and cut off."""
 
     scores: list[float]
     probabilities: list[float | None]
@@ -36,7 +38,7 @@ class Engine:
     def __init__(self, model: LoadedModel, settings: ScorerSettings, metrics: ScorerMetrics) -> None:
         self.model = model
         self.batcher = Batcher(self._forward, settings.max_batch_tokens, settings.max_waiting, metrics)
-        self._prompts: OrderedDict[str, tuple[list[int], int]] = OrderedDict()
+        self._prompts: OrderedDict[bytes, tuple[list[int], int]] = OrderedDict()
         self._prompts_kept = settings.prompt_cache
 
     async def prefill(self, prompt: list[Message]) -> int:
@@ -45,17 +47,22 @@ class Engine:
 
     async def score(self, prompt: list[Message], completions: list[Completion], deadline: float = math.inf) -> Result:
         """Score completions of one prompt; identical ones are computed once."""
-        prompt_ids, cut = await self._prompt_ids(prompt)
-        tokenised = await asyncio.to_thread(lambda: [self.model.formatter.completion_ids(c) for c in completions])
-        scores = await self._score_each([[*prompt_ids, *ids] for ids in tokenised], deadline)
-        return Result(scores, self.probabilities(scores), len(prompt_ids), sum(len(ids) for ids in tokenised), cut)
+        with self.batcher.permit(len(completions)):
+            prompt_ids, cut = await self._prompt_ids(prompt)
+            full = await asyncio.to_thread(self._tokenise_completions, completions)
+            kept = [self.model.formatter.cut_completion(ids) for ids in full]
+            scores = await self._score_each([[*prompt_ids, *ids] for ids in kept], deadline)
+        spent = sum(map(len, kept))
+        cut += sum(map(len, full)) - spent
+        return Result(scores, self.probabilities(scores), len(prompt_ids), spent, cut)
 
-    async def score_texts(self, texts: list[str]) -> tuple[list[float], int]:
-        """Scores and tokens of texts rendered with the chat template already, with or without the end of the turn."""
-        formatter = self.model.formatter
-        sequences = await asyncio.to_thread(lambda: [formatter.templated_ids(text.rstrip()) for text in texts])
-        ended = [_ended(ids, formatter.end_of_turn) for ids in sequences]
-        return await self._score_each(ended, math.inf), sum(len(ids) for ids in ended)
+    async def score_texts(self, texts: Sequence[str | list[int]]) -> Result:
+        """Score conversations that somebody rendered with the chat template already, or tokenised too."""
+        with self.batcher.permit(len(texts)):
+            cut = await asyncio.to_thread(lambda: [self._text_ids(text) for text in texts])
+            scores = await self._score_each([ids for ids, _ in cut], math.inf)
+        spent, lost = sum(len(ids) for ids, _ in cut), sum(lost for _, lost in cut)
+        return Result(scores, self.probabilities(scores), spent, 0, lost)
 
     def probabilities(self, scores: Sequence[float]) -> list[float | None]:
         """Calibrated probabilities, or None for each without a calibrator."""
@@ -75,7 +82,9 @@ class Engine:
         return [tasks[tuple(ids)].result() for ids in sequences]
 
     async def _prompt_ids(self, prompt: list[Message]) -> tuple[list[int], int]:
-        key = "\x00".join(message.model_dump_json() for message in prompt)
+        """Token ids as scored, and how many were cut off."""
+        text = "\x00".join(message.model_dump_json() for message in prompt)
+        key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
         if key not in self._prompts:
             self._prompts[key] = await asyncio.to_thread(self._tokenise_prompt, prompt)
             while len(self._prompts) > self._prompts_kept:
@@ -85,9 +94,21 @@ class Engine:
         return self._prompts[key]
 
     def _tokenise_prompt(self, prompt: list[Message]) -> tuple[list[int], int]:
-        """Token ids as scored, and how many were cut off."""
-        full, kept = self.model.formatter.full_prompt_ids(prompt), self.model.formatter.prompt_ids(prompt)
+        full = self.model.formatter.full_prompt_ids(prompt)
+        kept = self.model.formatter.cut_prompt(full)
         return kept, len(full) - len(kept)
+
+    def _tokenise_completions(self, completions: list[Completion]) -> list[list[int]]:
+        return [self.model.formatter.full_completion_ids(completion) for completion in completions]
+
+    def _text_ids(self, text: str | list[int]) -> tuple[list[int], int]:
+        if isinstance(text, str):
+            return self.model.formatter.conversation_ids(text)
+        rule, known = self.model.formatter.rule, len(self.model.formatter.tokenizer)
+        longest = rule.max_prompt_tokens + rule.max_completion_tokens
+        if not text or not all(0 <= token < known for token in text):
+            raise BadInput(f"token ids must be from 0 to {known - 1}, at least one a text", "input")
+        return text[-longest:], max(0, len(text) - longest)
 
     def _forward(self, sequences: Sequence[Sequence[int]]) -> list[float]:
         return [float(score) for score in self.model.score(sequences)]
@@ -95,13 +116,21 @@ class Engine:
 
 def load_configured(settings: ScorerSettings) -> LoadedModel:
     """The model that the settings name, on their device, in their precision."""
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _device(settings.device)
     dtype = torch.bfloat16 if settings.dtype == "bf16" or _bf16_is_fast(settings.dtype, device) else torch.float32
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     return load_model(settings.model, settings.registry, dtype, device)
+
+
+def _device(asked: str) -> str:
+    """The device's name; SetupError when this machine or this build of torch has none of that name."""
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SetupError(f"the device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
 
 
 def _bf16_is_fast(asked: str, device: str) -> bool:
@@ -111,7 +140,3 @@ def _bf16_is_fast(asked: str, device: str) -> bool:
     info = Path("/proc/cpuinfo")
     flags = info.read_text() if info.exists() else ""
     return device != "cpu" or "avx512_bf16" in flags or "amx_bf16" in flags
-
-
-def _ended(ids: list[int], end_of_turn: int) -> list[int]:
-    return ids if ids and ids[-1] == end_of_turn else [*ids, end_of_turn]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reward_model.formatting import Completion, Message
 
@@ -26,7 +26,14 @@ class ScoreRequest(BaseModel):
     route: str | None = None
     locale: str | None = None
     deadline_ms: int | None = Field(None, gt=0)
-    partial: bool = False
+    partial: bool = Field(False, description="The completions still grow: scored as if they ended here, uncalibrated.")
+
+    @model_validator(mode="after")
+    def _indices_differ(self) -> ScoreRequest:
+        indices = [candidate.index for candidate in self.candidates()]
+        if len(set(indices)) < len(indices):
+            raise ValueError("two completions have the same index")
+        return self
 
     def candidates(self) -> list[Candidate]:
         """Completions as objects, each with an index."""
@@ -49,7 +56,7 @@ class ClassifyRequest(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     model: str | None = None
-    input: str | list[str] | None = None
+    input: str | list[str] | list[int] | list[list[int]] | None = None
     messages: list[dict[str, Any]] | None = None
     use_activation: bool | None = None
 

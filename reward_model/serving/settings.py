@@ -24,7 +24,9 @@ class ScorerSettings(BaseSettings):
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of a forward pass; all cores where not set.")
     max_batch_tokens: int = Field(16_384, ge=1, description="Padded tokens of one forward pass.")
-    max_waiting: int = Field(1_024, ge=1, description="Completions waiting; more get a 503 and retry-after.")
+    max_waiting: int = Field(
+        1_024, ge=1, description="Completions taken in and not yet answered; more get a 503 and retry-after."
+    )
     max_completions: int = Field(64, ge=1, description="Completions of one request.")
     max_body_bytes: int = Field(4_000_000, ge=1_000, description="Largest request body.")
     prompt_cache: int = Field(1_024, ge=1, description="Tokenised prompts kept.")

@@ -44,3 +44,11 @@ def test_a_broken_alias_file_is_named(registry: Path, text: str) -> None:
     (registry / "aliases.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"aliases\.json"):
         resolve("champion", registry)
+
+
+def test_a_registry_that_is_no_folder_and_an_alias_to_nothing_are_named(registry: Path) -> None:
+    with pytest.raises(CheckpointError, match="is not a folder"):
+        resolve("champion", registry / "typo")
+    (registry / "aliases.json").write_text('{"champion": "billing@77"}')
+    with pytest.raises(UnknownModel, match="'champion', which stands for billing@77"):
+        resolve("champion", registry)

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from prometheus_client import CollectorRegistry
 
-from reward_model.errors import DeadlineExceeded, EngineFailed, Overloaded
+from reward_model.errors import BadInput, DeadlineExceeded, EngineFailed, Overloaded
 from reward_model.serving.batcher import Batcher
 from reward_model.serving.metrics import ScorerMetrics
 
@@ -26,13 +26,15 @@ class Recorder:
         self.gate.set()
         self.error: Exception | None = None
         self.value: float | None = None
+        self.missing = 0
 
     def __call__(self, sequences: Sequence[Sequence[int]]) -> list[float]:
         self.batches.append([list(ids) for ids in sequences])
         assert self.gate.wait(10)
         if self.error is not None:
             raise self.error
-        return [self.value if self.value is not None else float(sum(ids)) for ids in sequences]
+        scores = [self.value if self.value is not None else float(sum(ids)) for ids in sequences]
+        return scores[: len(scores) - self.missing]
 
 
 @asynccontextmanager
@@ -111,7 +113,7 @@ async def test_work_whose_time_passed_or_whose_client_left_costs_nothing() -> No
         assert forward.batches == [[[0]], [[3]]]
 
 
-async def test_a_failed_batch_answers_every_member_and_the_next_one_runs() -> None:
+async def test_a_failed_batch_answers_every_member_and_the_next_one_runs(caplog: pytest.LogCaptureFixture) -> None:
     forward = Recorder()
     async with batcher(forward) as queue:
         first = await _held(queue, forward)
@@ -120,8 +122,9 @@ async def test_a_failed_batch_answers_every_member_and_the_next_one_runs() -> No
         await asyncio.sleep(0.02)
         forward.gate.set()
         for task in (first, *rest):
-            with pytest.raises(EngineFailed, match="out of memory"):
+            with pytest.raises(EngineFailed, match=r"failed \(RuntimeError\); see the scorer's log"):
                 await task
+        assert "out of memory" in caplog.text
         forward.error = None
         assert await queue.score([5]) == 5
         assert queue.alive
@@ -137,16 +140,19 @@ async def test_a_score_that_is_no_number_is_never_returned(value: float) -> None
 
 
 async def test_too_much_waiting_is_refused_at_once() -> None:
-    forward = Recorder()
-    async with batcher(forward, waiting=2) as queue:
-        first = await _held(queue, forward)
-        rest = [asyncio.create_task(queue.score([1])) for _ in range(2)]
-        await asyncio.sleep(0.02)
-        with pytest.raises(Overloaded) as refused:
-            await queue.score([1])
-        assert refused.value.retry_after == 1
-        forward.gate.set()
-        await asyncio.gather(first, *rest)
+    async with batcher(Recorder(), waiting=4) as queue:
+        with queue.permit(3):
+            with pytest.raises(Overloaded, match="3 of 4 places are taken") as refused, queue.permit(2):
+                pass
+            assert refused.value.retry_after == 1
+            with queue.permit(1):
+                pass
+        with queue.permit(4), pytest.raises(Overloaded), queue.permit(1):
+            pass
+        with pytest.raises(BadInput, match="send at most 4"), queue.permit(5):
+            pass
+        with queue.permit(4):
+            pass
 
 
 async def test_a_dead_owner_fails_whoever_waits_and_whoever_comes() -> None:
@@ -163,3 +169,57 @@ async def test_a_dead_owner_fails_whoever_waits_and_whoever_comes() -> None:
         assert not queue.alive
         with pytest.raises(EngineFailed, match="has died"):
             await queue.score([2])
+        with pytest.raises(EngineFailed, match="has died"), queue.permit(1):
+            pass
+
+
+async def test_a_defect_in_the_owner_fails_whoever_waits(caplog: pytest.LogCaptureFixture) -> None:
+    forward = Recorder()
+    async with batcher(forward) as queue:
+        first = await _held(queue, forward)
+        # A batch of empty sequences has no padding ratio: the owner divides by zero outside the forward pass.
+        waiting = [asyncio.create_task(queue.score([])), asyncio.create_task(queue.score([]))]
+        await asyncio.sleep(0.02)
+        forward.gate.set()
+        await first
+        for task in waiting:
+            with pytest.raises(EngineFailed, match="died"):
+                await task
+        assert not queue.alive
+        assert "ZeroDivisionError" in caplog.text
+
+
+async def test_too_few_scores_are_a_failed_batch() -> None:
+    forward = Recorder()
+    forward.missing = 1
+    async with batcher(forward) as queue:
+        with pytest.raises(EngineFailed, match="ValueError"):
+            await queue.score([1])
+        assert queue.alive
+
+
+async def test_a_deadline_answers_on_time_even_during_a_long_pass() -> None:
+    forward = Recorder()
+    async with batcher(forward) as queue:
+        first = await _held(queue, forward)
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            await queue.score([1], deadline=began + 0.05)
+        assert 0.04 < time.monotonic() - began < 5
+        assert not first.done(), "the pass before it still runs"
+        forward.gate.set()
+        await first
+
+
+async def test_stopping_answers_whoever_waits() -> None:
+    forward = Recorder()
+    async with batcher(forward) as queue:
+        first = await _held(queue, forward)
+        waiting = asyncio.create_task(queue.score([1]))
+        await asyncio.sleep(0.02)
+        stopping = asyncio.create_task(queue.stop())
+        for task in (first, waiting):
+            with pytest.raises(EngineFailed, match="stopping"):
+                await task
+        forward.gate.set()
+        await stopping

@@ -1,0 +1,126 @@
+"""Calibrators: values by hand and by scikit-learn, and files that must not be believed."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from reward_model.calibration import Calibration, Selection, load_calibration, save_calibration
+from reward_model.errors import CheckpointError
+
+
+def calibration(**changes: Any) -> Calibration:
+    fields: dict[str, Any] = {
+        "orm": "tiny@1",
+        "method": "platt",
+        "event": "acceptable",
+        "slope": 2.0,
+        "intercept": -1.0,
+        "labels": 200,
+        "positives": 50,
+        "date": date(2026, 11, 1),
+        "selection": Selection(n=8, temperature=0.8),
+        "fitted_on": {"source": "test"},
+        "ece": 0.03,
+        "brier": 0.1,
+    }
+    return Calibration(**fields | changes)
+
+
+def isotonic(x: list[float], y: list[float]) -> Calibration:
+    return calibration(method="isotonic", slope=None, intercept=None, x=x, y=y)
+
+
+def test_platt_by_hand() -> None:
+    # z = 2 s - 1: 0 at 0.5; ln 3 gives 3/4, -ln 3 gives 1/4.
+    scores = np.array([[0.5, (1 + math.log(3)) / 2], [(1 - math.log(3)) / 2, 0.0]])
+    expected = [[0.5, 0.75], [0.25, 1 / (1 + math.e)]]
+    np.testing.assert_allclose(calibration().probability(scores), expected, rtol=1e-12)
+
+
+def test_platt_neither_overflows_nor_leaves_the_unit_interval() -> None:
+    with np.errstate(all="raise", under="ignore"):
+        found = calibration().probability([-1e6, -400.0, 400.0, 1e6])
+    assert found.tolist() == pytest.approx([0, 0, 1, 1], abs=1e-12)
+
+
+def test_platt_agrees_with_scikit_learn() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=300)
+    fitted = LogisticRegression(C=1e6).fit(scores[:, None], scores + rng.normal(size=300) > 0)
+    ours = calibration(slope=float(fitted.coef_[0, 0]), intercept=float(fitted.intercept_[0]))
+    np.testing.assert_allclose(ours.probability(scores), fitted.predict_proba(scores[:, None])[:, 1], rtol=1e-9)
+
+
+def test_isotonic_agrees_with_scikit_learn() -> None:
+    from sklearn.isotonic import IsotonicRegression
+
+    rng = np.random.default_rng(1)
+    scores = rng.normal(size=200)
+    fitted = IsotonicRegression(out_of_bounds="clip").fit(scores, scores + rng.normal(size=200) > 0)
+    ours = isotonic(fitted.X_thresholds_.tolist(), fitted.y_thresholds_.tolist())
+    asked = np.linspace(-6, 6, 101)
+    np.testing.assert_allclose(ours.probability(asked), fitted.predict(asked), atol=1e-12)
+
+
+def test_what_an_answer_shows() -> None:
+    assert calibration().public() == {
+        "id": "tiny@1/platt",
+        "method": "platt",
+        "event": "acceptable",
+        "labels": 200,
+        "date": "2026-11-01",
+        "ece": 0.03,
+        "brier": 0.1,
+        "selection": {"n": 8, "stopping_rule": "all_scored", "temperature": 0.8},
+    }
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"slope": None},
+        {"slope": 0.0},
+        {"slope": -1.0},
+        {"slope": math.nan},
+        {"intercept": math.inf},
+        {"positives": 201},
+        {"labels": 0},
+        {"event": "liked"},
+        {"method": "isotonic"},
+        {"method": "isotonic", "x": [0.0, 1.0], "y": [0.5]},
+        {"method": "isotonic", "x": [1.0, 0.0], "y": [0.1, 0.2]},
+        {"method": "isotonic", "x": [0.0, 1.0], "y": [0.2, 0.1]},
+        {"method": "isotonic", "x": [0.0, 1.0], "y": [0.2, 1.1]},
+    ],
+)
+def test_a_calibrator_that_cannot_be_right_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        calibration(**changes)
+
+
+def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
+    assert load_calibration(tmp_path, "tiny@1") is None
+    save_calibration(tmp_path, calibration())
+    assert load_calibration(tmp_path, "tiny@1") == calibration()
+    assert [path.name for path in tmp_path.iterdir()] == ["calibration.json"], "nothing half-written is left"
+
+
+def test_anothers_calibrator_and_a_broken_file_are_refused(tmp_path: Path) -> None:
+    save_calibration(tmp_path, calibration())
+    with pytest.raises(CheckpointError, match="calibrates tiny@1, not other@1"):
+        load_calibration(tmp_path, "other@1")
+    stored = json.loads((tmp_path / "calibration.json").read_text())
+    for text in ("{", json.dumps(stored | {"slope": -1}), json.dumps(stored | {"surprise": 1})):
+        (tmp_path / "calibration.json").write_text(text)
+        with pytest.raises(CheckpointError, match="is not a calibration"):
+            load_calibration(tmp_path, "tiny@1")
