@@ -8,6 +8,7 @@ is never on two sides. A file whose name ends in `_val` is a published held-out 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,13 +72,18 @@ def load(folder: Path, hold_out_phrasing: bool = False) -> list[Example]:
     With hold_out_phrasing, the authored insurers and everything authored in spoken style leave the training
     and are the side `unseen`: whole domains and styles that the model then never saw.
     """
-    files = sorted(path for path in folder.glob("*.jsonl*") if path.suffix in {".jsonl", ".gz"})
-    if not files:
-        raise BadInput(f"{folder}: no *.jsonl or *.jsonl.gz file to train on")
-    public = [example for path in files for example in _public(path)]
+    public = [example for path in _files(folder) for example in _public(path)]
     tested = {example.group for example in public if example.side == "test"}
     kept = [example for example in public if example.side == "test" or example.group not in tested]
     return kept + [_place(example, hold_out_phrasing) for example in authored()]
+
+
+def digests(folder: Path) -> list[dict[str, str]]:
+    """Name and SHA-256 of every file that `load` reads."""
+    return [
+        {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for path in (*_files(folder), AUTHORED)
+    ]
 
 
 def authored() -> list[Example]:
@@ -104,6 +110,13 @@ def is_unseen_phrasing(example: Example) -> bool:
 def on(side: Side, examples: Iterable[Example]) -> list[Example]:
     """The examples of one side."""
     return [example for example in examples if example.side == side]
+
+
+def _files(folder: Path) -> list[Path]:
+    files = sorted(path for path in folder.glob("*.jsonl*") if path.suffix in {".jsonl", ".gz"})
+    if not files:
+        raise BadInput(f"{folder}: no *.jsonl or *.jsonl.gz file to train on")
+    return files
 
 
 def _public(path: Path) -> Iterable[Example]:

@@ -25,7 +25,7 @@ from routing.bundle import (
 )
 from routing.classifier import CLASSES, Calibration, Classifier, Logits, Model, log_odds
 from routing.features import buckets
-from routing.train.data import Example, load, on
+from routing.train.data import Example, digests, load, on
 from routing.train.distil import DistilRecipe, teacher_vectors, train_student, vocabulary_of
 from routing.train.evaluate import (
     calibrate,
@@ -54,11 +54,11 @@ def train(data: Path, base: Path, out: Path, recipe: DistilRecipe, hold_out_phra
     _say("student encoder")
     student = train_student(base, out / VOCABULARY, on("train", examples), recipe)
     export_onnx(student, out / ENCODER)
-    return finish(out, examples, recipe, hold_out_phrasing, sources)
+    return finish(out, data, examples, recipe, hold_out_phrasing, sources)
 
 
 def finish(
-    out: Path, examples: Sequence[Example], recipe: DistilRecipe, hold_out_phrasing: bool, sources: str
+    out: Path, data: Path, examples: Sequence[Example], recipe: DistilRecipe, hold_out_phrasing: bool, sources: str
 ) -> Manifest:
     """Calibrate and choose the threshold on the validation side, measure on the others, seal the folder."""
     _say("calibration and figures, with the files as they are served")
@@ -79,7 +79,7 @@ def finish(
             "threshold_rule": f"lowest with a false-positive rate of at most {FALSE_POSITIVE_RATE} "
             "on every source of the validation side",
         },
-        data=[{"note": sources}],
+        data=[{"note": sources}, *digests(data)],
         figures=_figures(classifier, examples, threshold),
         files={},
     )
