@@ -236,6 +236,8 @@ def save_checkpoint(
         save_file({k: v.detach().float().contiguous() for k, v in head.state_dict().items()}, made / HEAD)
         for name, text in (texts or {}).items():
             (made / name).write_text(text)
+        for path in made.rglob("*.safetensors"):
+            path.chmod(0o644)  # safetensors writes files that only their owner can read
         complete = seal(made, manifest)
         made.rename(folder)
     return complete

@@ -67,9 +67,9 @@ def calibrate(model: LoadedModel, replies: Sequence[LabelledReply], bootstraps: 
     report = {name: cross_validated(data, name, bootstraps) for name in ("candidates", "winners")}
     enough = data.winner.sum() >= MIN_WINNERS
     kept = "winners" if enough and report["winners"]["brier"] < report["candidates"]["brier"] else "candidates"
-    fitted_on = data.scores[data.winner] if kept == "winners" else data.scores
-    labels = data.labels[data.winner] if kept == "winners" else data.labels
-    fit = fit_platt(fitted_on, labels)
+    rows = np.flatnonzero(data.winner) if kept == "winners" else np.arange(len(data.labels))
+    labels = data.labels[rows]
+    fit = fit_platt(data.scores[rows], labels)
     if fit.slope <= 0:
         raise BadInput(
             f"the fitted slope is {fit.slope:.3f}: a higher score would mean a less acceptable reply. "
@@ -85,7 +85,10 @@ def calibrate(model: LoadedModel, replies: Sequence[LabelledReply], bootstraps: 
         positives=int(labels.sum()),
         date=datetime.now(UTC).date(),
         selection=selection,
-        fitted_on=_provenance(replies, data, kept, report),
+        fitted_on={
+            **_provenance(replies, data, kept, report),
+            "slope_ci": slope_interval(data, rows, bootstraps),
+        },
         ece=report[kept]["ece"],
         ece_ci=report[kept]["ece_ci"],
         brier=report[kept]["brier"],
@@ -181,6 +184,17 @@ def cross_validated(data: Labelled, fit_on: Population, bootstraps: int) -> dict
         "brier_ci": (float(low[1]), float(high[1])),
         "brier_of_base_rate": round(float(labels.mean() * (1 - labels.mean())), 4),
     }
+
+
+def slope_interval(data: Labelled, rows: NDArray[np.int64], bootstraps: int) -> tuple[float, float]:
+    """95 % bootstrap interval, by group, of the Platt slope: one that reaches below 0 is hardly a signal."""
+    slopes = [
+        fit_platt(data.scores[rows[drawn]], data.labels[rows[drawn]]).slope
+        for drawn in _resamples(data.groups[rows], bootstraps)
+        if 0 < data.labels[rows[drawn]].sum() < len(drawn)
+    ]
+    low, high = np.percentile(slopes, [2.5, 97.5])
+    return round(float(low), 4), round(float(high), 4)
 
 
 def _figures(probabilities: Floats, labels: Floats) -> tuple[float, float]:

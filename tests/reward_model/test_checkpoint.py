@@ -54,6 +54,7 @@ def test_nothing_of_this_machine_is_written(checkpoint: Path) -> None:
         "manifest.json",
     }
     assert [p.name for p in checkpoint.parent.iterdir()] == ["1"]
+    assert all(p.stat().st_mode & 0o044 for p in checkpoint.rglob("*") if p.is_file())
 
 
 @pytest.mark.parametrize("name", ["head.safetensors", "adapter/adapter_model.safetensors", "README.md"])

@@ -32,51 +32,6 @@ REPLIES = [
 ]
 
 
-@pytest.fixture
-def model(checkpoint: Path) -> LoadedModel:
-    calibration = Calibration(
-        orm="tiny@1",
-        method="platt",
-        event="acceptable",
-        slope=2.0,
-        intercept=-1.0,
-        labels=200,
-        positives=50,
-        date="2026-11-01",  # type: ignore[arg-type]
-        selection=Selection(n=8),
-        fitted_on={"source": "test"},
-    )
-    (checkpoint / "calibration.json").write_text(calibration.model_dump_json())
-    return load_checkpoint(checkpoint, torch.float32)
-
-
-@pytest.fixture
-async def scorer(model: LoadedModel) -> AsyncIterator[httpx.AsyncClient]:
-    async with serving(model) as client:
-        yield client
-
-
-class serving:  # noqa: N801 - reads as a statement
-    """`async with serving(model, **settings) as client`."""
-
-    def __init__(self, model: LoadedModel, **settings: Any) -> None:
-        self.app = create_app(model, ScorerSettings(**settings))
-
-    async def __aenter__(self) -> httpx.AsyncClient:
-        self.server = uvicorn.Server(uvicorn.Config(self.app, port=0, log_level="error", timeout_graceful_shutdown=1))
-        self.task = asyncio.create_task(self.server.serve())
-        while not self.server.started:
-            await asyncio.sleep(0.01)
-        port = self.server.servers[0].sockets[0].getsockname()[1]
-        self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30)
-        return self.client
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.client.aclose()
-        self.server.should_exit = True
-        await self.task
-
-
 def reference(model: LoadedModel, base: Path, reply: str) -> float:
     """One sequence, unpadded, through the backbone and head by hand."""
     tokenizer = model.formatter.tokenizer
@@ -200,44 +155,3 @@ async def test_models_health_and_metrics(scorer: httpx.AsyncClient) -> None:
     families = {f.name: f for f in text_string_to_metric_families((await scorer.get("/metrics")).text)}
     samples = {s.name: s.value for s in families["winnow_scorer_batch_size"].samples}
     assert samples["winnow_scorer_batch_size_sum"] == 2, "the same text twice is computed once"
-
-
-@pytest.mark.parametrize("kind", ["bert", "llama"])
-def test_any_one_label_classifier_serves_with_its_own_scores(kind: str, base: Path, tmp_path: Path) -> None:
-    import transformers as hf
-
-    torch.manual_seed(3)
-    tokenizer = hf.AutoTokenizer.from_pretrained(base)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    shared = {"vocab_size": len(tokenizer), "num_labels": 1, "initializer_range": 0.2, **sizes}
-    if kind == "llama":
-        config: Any = hf.LlamaConfig(num_key_value_heads=2, max_position_embeddings=512, **shared)
-    else:
-        config = hf.BertConfig(max_position_embeddings=512, **shared)
-        tokenizer.chat_template = None
-        tokenizer.cls_token, tokenizer.sep_token = "<|im_start|>", "<|im_end|>"
-    reference_model = hf.AutoModelForSequenceClassification.from_config(config).eval()
-    reference_model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    loaded = load_sequence_classifier(str(tmp_path), torch.float32)
-
-    from reward_model.formatting import Completion, parse_messages
-
-    prompt = loaded.formatter.prompt_ids(parse_messages(PROMPT))
-    sequences = [[*prompt, *loaded.formatter.completion_ids(Completion(content=r))] for r in REPLIES]
-    reference_model.config.pad_token_id = tokenizer.eos_token_id
-    with torch.inference_mode():
-        expected = [float(reference_model(input_ids=torch.tensor([ids])).logits[0, 0]) for ids in sequences]
-    if kind == "bert":
-        assert sequences[0][0] == tokenizer.cls_token_id
-        assert sequences[0][-1] == tokenizer.sep_token_id
-    assert loaded.score(sequences).tolist() == pytest.approx(expected, abs=1e-3)
-    assert max(expected) - min(expected) > 1e-2
-
-
-def test_a_model_with_two_labels_is_refused(tmp_path: Path) -> None:
-    import transformers as hf
-
-    hf.BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_labels=2).save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match="2 labels"):
-        load_sequence_classifier(str(tmp_path), torch.float32)

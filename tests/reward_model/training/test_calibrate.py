@@ -115,7 +115,8 @@ def test_a_calibrator_says_what_it_stands_on(formatter: Formatter, replies: list
     assert (calibration.orm, calibration.method, calibration.event) == ("toy@1", "platt", "acceptable")
     assert calibration.selection.model_dump() == {**SELECTION, "stopping_rule": "all_scored"}
     assert calibration.slope is not None
-    assert calibration.slope > 0
+    low, high = calibration.fitted_on["slope_ci"]
+    assert 0 < low < calibration.slope < high
     fitted_on = calibration.fitted_on
     assert fitted_on["prompts"] == 40
     assert fitted_on["buckets"] == {"billing": 80, "fraud": 80}

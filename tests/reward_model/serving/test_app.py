@@ -1,0 +1,175 @@
+"""What the app does when something is wrong: with the request, with the load, with the model."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from reward_model.checkpoint import LoadedModel
+
+BODY: dict[str, Any] = {"prompt": [{"role": "user", "content": "Refund my bill."}], "completions": ["ok"]}
+
+
+async def outcomes(client: httpx.AsyncClient) -> dict[str, float]:
+    families = text_string_to_metric_families((await client.get("/metrics")).text)
+    (requests,) = (family for family in families if family.name == "winnow_scorer_requests")
+    return {s.labels["outcome"]: s.value for s in requests.samples if s.name.endswith("_total")}
+
+
+async def entered(module: Any) -> None:
+    assert await asyncio.to_thread(module.entered.wait, 10)
+
+
+def call(function: Any) -> dict[str, Any]:
+    return BODY | {"completions": [{"content": None, "tool_calls": [{"function": function}]}]}
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (call("refund"), "`function` must be an object"),
+        (call({"name": "refund", "arguments": nested(960)}), "nested too deeply"),
+        (BODY | {"completions": [{"index": 1, "content": "a"}, "b"]}, "the same index"),
+        (BODY | {"prompt": [{"role": "user", "content": [{"type": "image_url"}]}]}, "only text parts"),
+        ([], "object"),
+    ],
+)
+async def test_bad_bodies_are_a_400_that_says_why(scorer: httpx.AsyncClient, body: Any, said: str) -> None:
+    reply = await scorer.post("/v1/score", json=body)
+    assert reply.status_code == 400, reply.text
+    assert reply.json()["error"].keys() == {"message", "type", "param", "code"}
+    assert said in reply.json()["error"]["message"]
+
+
+async def test_broken_json_in_tool_arguments_is_scored_as_the_text_it_is(scorer: httpx.AsyncClient) -> None:
+    reply = await scorer.post("/v1/score", json=call({"name": "refund", "arguments": '{"amount": '}))
+    assert reply.status_code == 200
+
+
+async def test_paths_and_methods_that_are_not_there_answer_in_the_same_shape(scorer: httpx.AsyncClient) -> None:
+    missing, wrong = await scorer.get("/v2/score"), await scorer.get("/v1/score")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
+    assert await outcomes(scorer) == {"not_found": 1, "method_not_allowed": 1}
+
+
+async def test_a_growing_completion_is_scored_without_probability(scorer: httpx.AsyncClient) -> None:
+    whole = (await scorer.post("/v1/score", json=BODY)).json()["results"][0]
+    part = (await scorer.post("/v1/score", json=BODY | {"partial": True})).json()["results"][0]
+    assert part["score"] == pytest.approx(whole["score"], abs=1e-6)
+    assert part["probability"] is None
+    assert whole["probability"] is not None
+
+
+async def test_a_long_completion_is_cut_and_the_cut_is_said(scorer: httpx.AsyncClient, model: LoadedModel) -> None:
+    text = "bill " * 200
+    usage = (await scorer.post("/v1/score", json=BODY | {"completions": [text, text]})).json()["usage"]
+    tokens = len(model.formatter.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
+    assert usage["completion_tokens"] == 2 * 64
+    assert usage["truncated_tokens"] == 2 * (tokens - 64)
+
+
+async def test_a_deadline_is_a_504_while_the_model_is_busy(faulty: LoadedModel, serving: Any) -> None:
+    module: Any = faulty.module
+    async with serving(faulty) as client:
+        module.gate.clear()
+        first = asyncio.create_task(client.post("/v1/score", json=BODY))
+        await entered(module)
+        late = await client.post("/v1/score", json=BODY | {"deadline_ms": 30})
+        assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded")
+        module.gate.set()
+        assert (await first).status_code == 200
+
+
+async def test_overload_is_a_503_with_retry_after(faulty: LoadedModel, serving: Any) -> None:
+    module: Any = faulty.module
+    async with serving(faulty, max_waiting=2) as client:
+        module.gate.clear()
+        first = asyncio.create_task(client.post("/v1/score", json=BODY | {"completions": ["a", "b"]}))
+        await entered(module)
+        refused = await client.post("/v1/score", json=BODY)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        never = await client.post("/get_reward", json={"query": ["a", "b", "c"]})
+        assert (never.status_code, never.json()["error"]["type"]) == (400, "invalid_request_error")
+        module.gate.set()
+        assert (await first).status_code == 200
+        assert (await client.post("/v1/score", json=BODY)).status_code == 200
+        assert await outcomes(client) == {"ok": 2, "overloaded": 1, "invalid_request_error": 1}
+
+
+async def test_a_client_that_leaves_is_not_scored(faulty: LoadedModel, serving: Any) -> None:
+    module: Any = faulty.module
+    async with serving(faulty) as client:
+        module.gate.clear()
+        first = asyncio.create_task(client.post("/v1/score", json=BODY))
+        await entered(module)
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post("/v1/score", json=BODY | {"completions": ["x"]}, timeout=0.2)
+        for _ in range(200):
+            if "client_left" in await outcomes(client):
+                break
+            await asyncio.sleep(0.01)
+        module.gate.set()
+        assert (await first).status_code == 200
+        metrics = (await client.get("/metrics")).text
+        assert "winnow_scorer_batch_size_sum 1.0" in metrics
+        assert (await outcomes(client))["client_left"] == 1
+
+
+async def test_a_failed_pass_is_a_500_without_its_details_and_the_next_request_works(
+    faulty: LoadedModel, serving: Any
+) -> None:
+    module: Any = faulty.module
+    async with serving(faulty) as client:
+        module.error = RuntimeError("secret path /models/7")
+        failed = await client.post("/v1/score", json=BODY)
+        assert (failed.status_code, failed.json()["error"]["type"]) == (500, "server_error")
+        assert "secret" not in failed.text
+        assert (await client.get("/readyz")).status_code == 200
+        module.error = None
+        assert (await client.post("/v1/score", json=BODY)).status_code == 200
+
+
+async def test_a_dead_worker_turns_readiness_red(model: LoadedModel, serving: Any) -> None:
+    server = serving(model)
+    async with server as client:
+        server.app.state.scorer.engine.batcher._owner.cancel()
+        await asyncio.sleep(0)
+        for path in ("/readyz", "/health"):
+            assert (await client.get(path)).status_code == 503
+        assert (await client.get("/livez")).status_code == 200
+        assert (await client.get("/v1/models")).json()["data"][0]["state"] == "failed"
+        dead = await client.post("/v1/score", json=BODY)
+        assert (dead.status_code, "has died" in dead.text) == (500, True)
+
+
+async def test_requests_of_several_clients_share_a_batch(faulty: LoadedModel, serving: Any) -> None:
+    module: Any = faulty.module
+    async with serving(faulty) as client:
+        module.gate.clear()
+        first = asyncio.create_task(client.post("/v1/score", json=BODY))
+        await entered(module)
+        rest = [
+            asyncio.create_task(client.post("/v1/score", json=BODY | {"completions": [text]})) for text in ("a", "b c")
+        ]
+        batcher_full = threading.Event()
+        for _ in range(500):
+            if "winnow_scorer_batch_size_count 1.0" in (await client.get("/metrics")).text and batcher_full.wait(0.02):
+                break
+            if _ > 20:
+                break
+        module.gate.set()
+        assert [r.status_code for r in await asyncio.gather(first, *rest)] == [200, 200, 200]
+        assert "winnow_scorer_batch_size_count 2.0" in (await client.get("/metrics")).text
