@@ -100,7 +100,7 @@ def from_bert(
         table = weights["embeddings.word_embeddings.weight"][:vocabulary].float()
         width, heads, inner = (config[f] for f in ("hidden_size", "num_attention_heads", "intermediate_size"))
         depth = layers or config["num_hidden_layers"]
-        encoder = SentenceEncoder(len(table), rank or width, width, heads, inner, depth)
+        encoder = SentenceEncoder(len(table), min(rank or width, width), width, heads, inner, depth)
         _copy_embeddings(encoder, weights, table)
         for number, layer in enumerate(encoder.layers):
             _copy_layer(layer, weights, f"encoder.layer.{number}.")

@@ -17,7 +17,7 @@ def router() -> Router:
 
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random BERT: 2 layers, 24 wide, 4 heads, word pieces for a few words."""
+    """A folder with a random BERT: 3 layers, 24 wide, 4 heads, word pieces for a few words."""
     import torch
     from transformers import BertConfig, BertModel
 
@@ -30,7 +30,7 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
         BertConfig(
             vocab_size=len(pieces),
             hidden_size=24,
-            num_hidden_layers=2,
+            num_hidden_layers=3,
             num_attention_heads=4,
             intermediate_size=48,
             max_position_embeddings=128,

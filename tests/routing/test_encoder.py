@@ -19,7 +19,7 @@ TEXTS = ["Charged twice", "a stolen card", "fee", "abc def ghi"]
 
 
 def test_every_layer_at_full_rank_is_the_encoder_itself(tiny_bert: Path) -> None:
-    own = from_bert(tiny_bert, layers=2).eval()
+    own = from_bert(tiny_bert).eval()
     theirs = BertModel.from_pretrained(tiny_bert).eval()
     ids = torch.tensor([[2, 57, 58, 3], [2, 60, 3, 0]])
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
@@ -63,5 +63,5 @@ def test_teacher_vectors_keep_the_order_of_the_texts(tiny_bert: Path) -> None:
 
 
 def test_a_folder_without_an_encoder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="not a BERT encoder of 3 layers"):
-        from_bert(tmp_path, layers=3)
+    with pytest.raises(BadInput, match="not a BERT encoder of 4 layers"):
+        from_bert(tmp_path, layers=4)
