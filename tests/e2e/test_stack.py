@@ -56,19 +56,6 @@ def test_a_billing_question_is_the_best_of_eight_with_a_probability(stack: Any, 
         assert result["score"] == pytest.approx(candidate["score"], abs=0.1)
 
 
-def test_the_same_seed_samples_the_same_candidates(client: openai.OpenAI) -> None:
-    def contents() -> list[str]:
-        options = {"n": 2, "return_candidates": True}
-        answer = client.chat.completions.create(
-            model="winnow", messages=BILLING, max_tokens=12, seed=5, extra_body={"rerank": options}
-        )
-        return [candidate["content"] for candidate in answer.model_extra["rerank"]["candidates"]]  # type: ignore[index]
-
-    first, second = contents(), contents()
-    # bf16 sums depend on what else is in the batch, so late tokens may differ; the first ones do not.
-    assert [text[:10] for text in first] == [text[:10] for text in second]
-
-
 def test_other_chat_is_one_greedy_completion_streamed_as_it_decodes(client: openai.OpenAI) -> None:
     arrivals: list[float] = []
     rerank, usage, text = None, None, ""
