@@ -193,7 +193,7 @@ async def _read(request: Request, schema: type[S]) -> tuple[Scorer, S]:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(step) for step in first["loc"])
-        raise BadInput(f"{where}: {first['msg']}", where) from error
+        raise BadInput(f"{where or 'the body'}: {first['msg']}", where or None) from error
 
 
 def _authorise(request: Request, key: str | None) -> None:

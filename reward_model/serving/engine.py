@@ -83,8 +83,8 @@ class Engine:
 
     async def _prompt_ids(self, prompt: list[Message]) -> tuple[list[int], int]:
         """Token ids as scored, and how many were cut off."""
-        text = "\x00".join(message.model_dump_json() for message in prompt)
-        key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+        read = repr([(message.role, message.text()) for message in prompt])
+        key = hashlib.sha256(read.encode()).digest()
         if key not in self._prompts:
             self._prompts[key] = await asyncio.to_thread(self._tokenise_prompt, prompt)
             while len(self._prompts) > self._prompts_kept:

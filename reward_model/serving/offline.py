@@ -105,8 +105,8 @@ def _line(raw: dict[str, Any], scores: list[float], loaded: LoadedModel) -> dict
 def _asked(path: str, client: httpx.Client, line: Line) -> dict[str, Any]:
     import httpx
 
-    number, raw, request = line
-    body = {"prompt": raw["prompt"], "completions": [c.model_dump() for c in request.candidates()]}
+    number, raw, _ = line
+    body = {"prompt": raw["prompt"], "completions": raw["completions"]}
     try:
         reply = client.post("/v1/score", json=body)
     except (httpx.TransportError, httpx.InvalidURL) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+import json
 from typing import Any
 
 import httpx
@@ -29,21 +29,13 @@ def call(function: Any) -> dict[str, Any]:
     return BODY | {"completions": [{"content": None, "tool_calls": [{"function": function}]}]}
 
 
-def nested(depth: int) -> Any:
-    value: Any = 1
-    for _ in range(depth):
-        value = [value]
-    return value
-
-
 @pytest.mark.parametrize(
     ("body", "said"),
     [
         (call("refund"), "`function` must be an object"),
-        (call({"name": "refund", "arguments": nested(960)}), "nested too deeply"),
         (BODY | {"completions": [{"index": 1, "content": "a"}, "b"]}, "the same index"),
         (BODY | {"prompt": [{"role": "user", "content": [{"type": "image_url"}]}]}, "only text parts"),
-        ([], "object"),
+        ([], "the body: "),
     ],
 )
 async def test_bad_bodies_are_a_400_that_says_why(scorer: httpx.AsyncClient, body: Any, said: str) -> None:
@@ -51,6 +43,23 @@ async def test_bad_bodies_are_a_400_that_says_why(scorer: httpx.AsyncClient, bod
     assert reply.status_code == 400, reply.text
     assert reply.json()["error"].keys() == {"message", "type", "param", "code"}
     assert said in reply.json()["error"]["message"]
+
+
+async def test_deep_json_is_a_400_whether_it_can_be_parsed_or_not(scorer: httpx.AsyncClient) -> None:
+    outer = json.dumps(call({"name": "refund", "arguments": "HERE"}))
+    for depth, said in ((1_010, "nested too deeply"), (5_000, "not JSON")):
+        body = outer.replace('"HERE"', "[" * depth + "]" * depth)
+        reply = await scorer.post("/v1/score", content=body)
+        assert (reply.status_code, said in reply.json()["error"]["message"]) == (400, True), reply.text
+
+
+async def test_deep_tool_calls_in_a_prompt_are_read_or_refused(scorer: httpx.AsyncClient) -> None:
+    turn = {"role": "assistant", "tool_calls": [{"function": {"name": "refund", "arguments": "HERE"}}]}
+    outer = json.dumps(BODY | {"prompt": [*BODY["prompt"], turn, {"role": "user", "content": "Thanks"}]})
+    for depth, status in ((400, 200), (1_010, 400)):
+        body = outer.replace('"HERE"', "[" * depth + "]" * depth)
+        reply = await scorer.post("/v1/score", content=body)
+        assert reply.status_code == status, reply.text
 
 
 async def test_broken_json_in_tool_arguments_is_scored_as_the_text_it_is(scorer: httpx.AsyncClient) -> None:
@@ -157,19 +166,30 @@ async def test_a_dead_worker_turns_readiness_red(model: LoadedModel, serving: An
 
 async def test_requests_of_several_clients_share_a_batch(faulty: LoadedModel, serving: Any) -> None:
     module: Any = faulty.module
-    async with serving(faulty) as client:
+    server = serving(faulty)
+    async with server as client:
         module.gate.clear()
         first = asyncio.create_task(client.post("/v1/score", json=BODY))
         await entered(module)
-        rest = [
-            asyncio.create_task(client.post("/v1/score", json=BODY | {"completions": [text]})) for text in ("a", "b c")
-        ]
-        batcher_full = threading.Event()
-        for _ in range(500):
-            if "winnow_scorer_batch_size_count 1.0" in (await client.get("/metrics")).text and batcher_full.wait(0.02):
-                break
-            if _ > 20:
-                break
+        bodies = [BODY | {"completions": [text]} for text in ("a", "b c")]
+        rest = [asyncio.create_task(client.post("/v1/score", json=body)) for body in bodies]
+        while len(server.app.state.scorer.engine.batcher._waiting) < 2:
+            await asyncio.sleep(0.005)
         module.gate.set()
         assert [r.status_code for r in await asyncio.gather(first, *rest)] == [200, 200, 200]
         assert "winnow_scorer_batch_size_count 2.0" in (await client.get("/metrics")).text
+
+
+async def test_tokenised_prompts_are_kept_up_to_a_number(model: LoadedModel, serving: Any) -> None:
+    server = serving(model, prompt_cache=2)
+    async with server as client:
+        kept = server.app.state.scorer.engine._prompts
+        for text in ("a", "b", "a", "c"):
+            reply = await client.post("/v1/prefill", json={"prompt": [{"role": "user", "content": text}]})
+            assert reply.status_code == 200
+        assert len(kept) == 2
+        a, c = ([{"role": "user", "content": text}] for text in ("a", "c"))
+        before = list(kept)
+        await client.post("/v1/score", json={"prompt": c, "completions": ["x"]})
+        await client.post("/v1/score", json={"prompt": a, "completions": ["x"]})
+        assert set(kept) == set(before), "both were there: b, used longest ago, had made room"

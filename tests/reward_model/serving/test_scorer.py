@@ -5,22 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import torch
-import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 
-from reward_model.calibration import Calibration, Selection
-from reward_model.checkpoint import LoadedModel, load_checkpoint
-from reward_model.errors import CheckpointError
-from reward_model.sequence_classifier import load_sequence_classifier
-from reward_model.serving.app import create_app
-from reward_model.serving.settings import ScorerSettings
+from reward_model.checkpoint import LoadedModel
 
 PROMPT = [{"role": "user", "content": "My card was charged twice, please refund my bill."}]
 REPLIES = [
@@ -137,7 +130,7 @@ async def test_what_is_not_json_is_a_400(scorer: httpx.AsyncClient, content: byt
     assert (await scorer.post("/v1/score", content=content)).status_code == 400
 
 
-async def test_limits_and_key(model: LoadedModel) -> None:
+async def test_limits_and_key(model: LoadedModel, serving: Any) -> None:
     async with serving(model, max_body_bytes=1_000, api_key="secret") as client:
         body = {"prompt": PROMPT, "completions": ["ok"]}
         assert (await client.post("/v1/score", json=body)).status_code == 401

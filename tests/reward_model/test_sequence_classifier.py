@@ -1,0 +1,153 @@
+"""Other people's reward models: their own scores, whatever the batch and the padding token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from reward_model.checkpoint import LoadedModel
+from reward_model.errors import BadInput, CheckpointError
+from reward_model.formatting import Completion, parse_messages
+from reward_model.sequence_classifier import load_sequence_classifier
+
+PROMPT = [{"role": "user", "content": "My card was charged twice, please refund my bill."}]
+REPLIES = ["Please.", "The card was charged; a refund is on its way to your card.", "bill " * 30, "ok"]
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+
+
+def save(folder: Path, base: Path, kind: str, **changes: Any) -> tuple[Any, Any]:
+    """A random classifier with a tokenizer; returns both as transformers has them."""
+    import transformers as hf
+
+    torch.manual_seed(3)
+    tokenizer = hf.AutoTokenizer.from_pretrained(base)
+    shared = {"vocab_size": len(tokenizer), "num_labels": 1, "initializer_range": 0.2, **SIZES, **changes}
+    if kind == "llama":
+        config: Any = hf.LlamaConfig(num_key_value_heads=2, max_position_embeddings=512, **shared)
+    else:
+        config = hf.BertConfig(max_position_embeddings=512, **shared)
+        _make_encoders(tokenizer)
+    model = hf.AutoModelForSequenceClassification.from_config(config).eval()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model, tokenizer
+
+
+def _make_encoders(tokenizer: Any) -> None:
+    """[CLS] a [SEP] b [SEP], no chat template, and a truncation that somebody left in the file."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer.chat_template = None
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
+    tokenizer.cls_token, tokenizer.sep_token = "<|im_start|>", "<|im_end|>"
+    special = [("<|im_start|>", tokenizer.cls_token_id), ("<|im_end|>", tokenizer.sep_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A <|im_end|>",
+        pair="<|im_start|> $A <|im_end|> $B:1 <|im_end|>:1",
+        special_tokens=special,
+    )
+
+
+def sequences(loaded: LoadedModel) -> list[list[int]]:
+    formatter = loaded.formatter
+    prompt = formatter.prompt_ids(parse_messages(PROMPT))
+    return [[*prompt, *formatter.completion_ids(Completion(content=reply))] for reply in REPLIES]
+
+
+@torch.inference_mode()
+def logit(model: Any, **inputs: Any) -> float:
+    return float(model(**inputs).logits[0, 0])
+
+
+# None: transformers reads the last token. 2 is <|im_end|>, which ends texts too: transformers passes over it.
+@pytest.mark.parametrize("pad", [None, 1, 2])
+def test_a_chat_classifier_scores_what_its_own_template_writes(base: Path, tmp_path: Path, pad: int | None) -> None:
+    model, tokenizer = save(tmp_path, base, "llama", pad_token_id=pad)
+    loaded = load_sequence_classifier(str(tmp_path), torch.float32)
+    conversations = [[*PROMPT, {"role": "assistant", "content": reply}] for reply in REPLIES]
+    rendered = [tokenizer.apply_chat_template(turns, tokenize=False) for turns in conversations]
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in rendered]
+    assert sequences(loaded) == ids, "with the newline that this template writes after each turn"
+    assert [loaded.formatter.conversation_ids(text) for text in rendered] == [(row, 0) for row in ids]
+    expected = [logit(model, input_ids=torch.tensor([row])) for row in ids]
+    assert max(expected) - min(expected) > 1e-2
+    assert loaded.score(ids).tolist() == pytest.approx(expected, abs=1e-4)
+    assert [loaded.score([row]).item() for row in ids] == pytest.approx(expected, abs=1e-4)
+
+
+def test_without_a_padding_token_a_row_that_ends_in_any_token_keeps_its_score(base: Path, tmp_path: Path) -> None:
+    model, _ = save(tmp_path, base, "llama")
+    loaded = load_sequence_classifier(str(tmp_path), torch.float32)
+    rows = [[9, 8, 7, 6, 5, 0], [9, 0], [7, 1], [9, 8, 2], [0]]
+    expected = [logit(model, input_ids=torch.tensor([row])) for row in rows]
+    assert loaded.score(rows).tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_encoder_scores_the_pair_that_its_tokenizer_makes(base: Path, tmp_path: Path) -> None:
+    model, tokenizer = save(tmp_path, base, "bert")
+    loaded = load_sequence_classifier(str(tmp_path), torch.float32)
+    pairs = [tokenizer("user: " + PROMPT[0]["content"], reply, return_tensors="pt") for reply in REPLIES]
+    assert pairs[0]["token_type_ids"].sum() > 0
+    assert sequences(loaded) == [pair["input_ids"][0].tolist() for pair in pairs]
+    expected = [logit(model, **pair) for pair in pairs]
+    assert loaded.score(sequences(loaded)).tolist() == pytest.approx(expected, abs=1e-4)
+    assert max(expected) - min(expected) > 1e-2
+    text = "one text alone"
+    assert loaded.formatter.conversation_ids(text) == (tokenizer(text)["input_ids"], 0)
+
+
+def test_what_is_too_long_is_cut_and_keeps_its_ends(base: Path, tmp_path: Path) -> None:
+    save(tmp_path, base, "bert")
+    formatter = load_sequence_classifier(str(tmp_path), torch.float32).formatter
+    prompt = formatter.prompt_ids(parse_messages([{"role": "user", "content": "bill " * 900}]))
+    reply = formatter.completion_ids(Completion(content="bill " * 900))
+    # 510 positions: a third of them for the reply.
+    assert (len(prompt), len(reply)) == (340, 170)
+    assert (prompt[0], prompt[-1], reply[-1]) == (1, 2, 2)
+    ids, cut = formatter.conversation_ids("bill " * 900)
+    assert (len(ids), ids[0], ids[-1]) == (510, 1, 2)
+    assert cut > 300
+
+
+def test_a_template_that_refuses_the_turns_says_so(base: Path, tmp_path: Path) -> None:
+    _, tokenizer = save(tmp_path, base, "llama")
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    tokenizer.chat_template = refusal + tokenizer.chat_template
+    tokenizer.save_pretrained(tmp_path)
+    formatter = load_sequence_classifier(str(tmp_path), torch.float32).formatter
+    with pytest.raises(BadInput, match="no system role"):
+        formatter.prompt_ids(parse_messages([{"role": "system", "content": "x"}, *PROMPT]))
+
+
+def test_its_name_says_where_it_is_from(base: Path, tmp_path: Path) -> None:
+    save(tmp_path / "my-reward", base, "bert")
+    assert load_sequence_classifier(str(tmp_path / "my-reward"), torch.float32).id == "my-reward@local"
+
+
+def test_a_model_with_two_labels_is_refused(base: Path, tmp_path: Path) -> None:
+    save(tmp_path, base, "bert", num_labels=2)
+    with pytest.raises(CheckpointError, match=r"2 labels.*num_labels=1"):
+        load_sequence_classifier(str(tmp_path), torch.float32)
+
+
+def test_a_model_without_a_head_is_refused(base: Path, tmp_path: Path) -> None:
+    import transformers as hf
+
+    tokenizer = hf.AutoTokenizer.from_pretrained(base)
+    config = hf.LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=2, num_labels=1, **SIZES)
+    hf.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"no weights for score\.weight"):
+        load_sequence_classifier(str(tmp_path), torch.float32)
+
+
+def test_weights_in_pickles_are_refused(base: Path, tmp_path: Path) -> None:
+    model, _ = save(tmp_path, base, "bert")
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        load_sequence_classifier(str(tmp_path), torch.float32)
