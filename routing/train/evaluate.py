@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from routing.classifier import Calibration, Logits, log_odds
 from routing.train.data import Example
 
-# A source says something about the false-positive rate from this many texts without stakes.
-ENOUGH = 100
+# A source says something about a false-positive rate of a few per cent from this many texts without stakes; below
+# that, a handful of texts of one authored theme would set the threshold for everybody.
+ENOUGH = 200
 
 
 def calibrate(logits: Sequence[Logits], examples: Sequence[Example]) -> Calibration:

@@ -28,6 +28,7 @@ from routing.features import buckets
 from routing.train.data import Example, digests, load, on
 from routing.train.distil import DistilRecipe, teacher_vectors, train_student, vocabulary_of
 from routing.train.evaluate import (
+    ENOUGH,
     calibrate,
     calibration_error,
     choose_threshold,
@@ -76,8 +77,8 @@ def finish(
             **asdict(recipe),
             "trained_on": len(on("train", examples)),
             "hold_out_phrasing": hold_out_phrasing,
-            "threshold_rule": f"lowest with a false-positive rate of at most {FALSE_POSITIVE_RATE} "
-            "on every source of the validation side",
+            "threshold_rule": f"lowest with a false-positive rate of at most {FALSE_POSITIVE_RATE} on every source "
+            f"of the validation side with at least {ENOUGH} texts without stakes",
         },
         data=[{"note": sources}, *digests(data)],
         figures=_figures(classifier, examples, threshold),

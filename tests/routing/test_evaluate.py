@@ -25,18 +25,18 @@ def examples(labels: Sequence[int], source: str = "s") -> list[Example]:
 
 
 def test_the_threshold_lets_the_wanted_share_through() -> None:
-    probabilities = np.arange(100) / 100
-    threshold = choose_threshold(probabilities, examples([0] * 100), 0.05)
-    # 0.95 to 0.99 are five in a hundred; 0.95 itself sits on the limit.
+    probabilities = np.arange(200) / 200
+    threshold = choose_threshold(probabilities, examples([0] * 200), 0.05)
+    # 0.95 to 0.995 are ten in two hundred; 0.95 itself sits on the limit.
     assert threshold == pytest.approx(0.9501, abs=1.1e-4)
     assert (probabilities >= threshold).mean() <= 0.05
 
 
 def test_the_hardest_source_decides_and_small_ones_do_not_count() -> None:
-    easy, hard, small = np.zeros(100), np.full(100, 0.4), np.full(99, 0.9)
+    easy, hard, small = np.zeros(200), np.full(200, 0.4), np.full(199, 0.9)
     threshold = choose_threshold(
         np.concatenate([easy, hard, small]),
-        examples([0] * 100, "easy") + examples([0] * 100, "hard") + examples([0] * 99, "small"),
+        examples([0] * 200, "easy") + examples([0] * 200, "hard") + examples([0] * 199, "small"),
         0.05,
     )
     assert threshold == pytest.approx(0.4001, abs=1.1e-4)

@@ -31,7 +31,7 @@ DEFAULT = [
     "What are your opening hours on Saturday?",
     "Write a haiku about the sea.",
     "My phone takes hours to charge, is the cable broken?",
-    "When did Bill Gates found Microsoft?",
+    "How does a bill become a law?",
     "hi um how do I change my address please",
     "I need to file a claim, a tree fell on my roof.",
     "Set an alarm for seven tomorrow.",
@@ -90,7 +90,9 @@ def test_a_question_at_the_end_of_a_long_text_is_found(router: Router) -> None:
 
 def test_many_are_answered_as_one_by_one(router: Router) -> None:
     texts = BILLING + DEFAULT + FRAUD
-    assert router.route_many(texts) == [router.route(text) for text in texts]
+    for decision, text in zip(router.route_many(texts), texts, strict=True):
+        alone = router.route(text)
+        assert (decision.route, decision.probability) == (alone.route, pytest.approx(alone.probability, rel=1e-9))
 
 
 class Fixed:
