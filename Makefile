@@ -44,7 +44,6 @@ check: install  ## Lint, types, the import graph, and the documents' generated p
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python packaging/readme_tables.py --check
-	$(BIN)/python -m pip check
 
 readme: install  ## Write the generated tables of the README
 	$(BIN)/python packaging/readme_tables.py
