@@ -30,10 +30,10 @@ COMMANDS: dict[str, Entry] = {
     "key": Entry("service.commands:key_app", "Make an API key for a tenant."),
     "route": Entry("routing.cli:route_app", "Say which route each line of a JSONL file takes."),
     "score": Entry("reward_model.serving.cli:score_app", "Score the completions of a JSONL file.", "orm"),
-    "evaluate": Entry("reward_model.training.cli:evaluate_app", "Measure a reward model on pairs.", "train"),
-    "data": Entry("reward_model.training.cli:data_app", "Prepare preference data.", "train"),
+    "evaluate": Entry("reward_model.training.evaluate_cli:evaluate_app", "Measure a reward model on pairs.", "train"),
+    "data": Entry("reward_model.training.data_cli:data_app", "Prepare preference data.", "train"),
     "train": Entry("reward_model.training.cli:train_app", "Train a reward model from a recipe.", "train"),
-    "calibrate": Entry("reward_model.training.cli:calibrate_app", "Fit a checkpoint's calibrator.", "train"),
+    "calibrate": Entry("reward_model.training.calibrate_cli:calibrate_app", "Fit a checkpoint's calibrator.", "train"),
     "route-train": Entry("routing.cli:route_train_app", "Train the router.", "train"),
     "loadtest": Entry("loadtest.cli:loadtest_app", "Load a gateway and check its objectives."),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -33,10 +34,11 @@ class _Row(BaseModel):
 
 
 class Vote(BaseModel):
-    """One annotator's choice in a pair."""
+    """One annotator's choice in a pair: which of its two replies, or neither; `at` is when, for drift over time."""
 
     id: str
-    vote: str
+    vote: Literal["chosen", "rejected", "tie"]
+    at: datetime | None = None
 
 
 class Origins(BaseModel):
@@ -59,6 +61,7 @@ class Pair(_Row):
     risk: Literal["high", "normal"] = "normal"
     failure_mode: str | None = None
     origin: Origins = Field(default_factory=Origins)
+    shown_first: Literal["chosen", "rejected"] | None = Field(None, description="Which side annotators saw first.")
 
     @model_validator(mode="before")
     @classmethod
