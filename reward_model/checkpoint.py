@@ -12,10 +12,10 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -25,7 +25,8 @@ from reward_model.calibration import FILE as CALIBRATION_FILE
 from reward_model.calibration import Calibration, load_calibration
 from reward_model.errors import CheckpointError, IntegrityError
 from reward_model.formatting import Formatter, FormattingRule
-from reward_model.model import RewardModel, load_backbone
+from reward_model.model import Pooling, RewardModel, load_backbone
+from reward_model.pair_formatting import PairFormatter
 
 MANIFEST = "manifest.json"
 ADAPTER = "adapter"
@@ -46,6 +47,27 @@ class Base(BaseModel):
     weights_sha256: str = Field(description="model.safetensors as it was in training.")
     source_sha256: str | None = Field(None, description="The quantised file, for the bundled base.")
     path: str | None = Field(None, description="Folder of a base that is not bundled.")
+
+
+class Ensemble(BaseModel):
+    """Members, folders beside the manifest; the score is their mean less `deviations` standard deviations.
+
+    Each member's scores are first brought to mean 0 and deviation 1 by what it gave to held-out replies: without
+    that, an offset between two members would pass for disagreement.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    deviations: float = Field(1.0, ge=0)
+    members: list[str] = Field(min_length=2)
+    means: list[float]
+    scales: list[Annotated[float, Field(gt=0)]]
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Ensemble:
+        if not len(self.members) == len(self.means) == len(self.scales):
+            raise ValueError("an ensemble needs one mean and one scale for each member")
+        return self
 
 
 class ScoreHistogram(BaseModel):
@@ -69,7 +91,10 @@ class Manifest(BaseModel):
     base: Base
     layers: int = Field(gt=0)
     hidden_size: int = Field(gt=0)
-    pooling: Literal["last_completion_token"] = "last_completion_token"
+    pooling: Pooling = "last_completion_token"
+    locales: list[str] = Field(default_factory=list, description="Locales with a head of their own.")
+    score_clip: tuple[float, float] | None = Field(None, description="Scores are held between these when serving.")
+    ensemble: Ensemble | None = Field(None, description="The members whose scores this checkpoint combines.")
     formatting: FormattingRule
     template_sha256: str
     tokenizer_sha256: str
@@ -93,17 +118,63 @@ class LoadedModel:
     manifest: Manifest | None
     device: torch.device
 
+    def score(self, sequences: Sequence[Sequence[int]], locales: Sequence[str | None] | None = None) -> Tensor:
+        """Raw scores [B] in fp32 on the CPU for B token sequences of any lengths: an ensemble's conservative ones."""
+        return self.score_members(sequences, locales)[:, 0]
+
     @torch.inference_mode()
-    def score(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        """Raw scores [B] in fp32 on the CPU for B token sequences of any lengths."""
+    def score_members(self, sequences: Sequence[Sequence[int]], locales: Sequence[str | None] | None = None) -> Tensor:
+        """[B, 2]: the score, and by how much an ensemble's members disagree (their deviation; 0 for one model)."""
         lengths = torch.tensor([len(ids) for ids in sequences])
         padded = torch.zeros(len(sequences), int(lengths.max()), dtype=torch.long)
         for row, ids in zip(padded, sequences, strict=True):
             row[: len(ids)] = torch.tensor(ids)
         # Padding is on the right of a causal model, where no real token looks: it needs no mask.
-        ends = torch.arange(len(sequences)) * padded.shape[1] + lengths - 1
-        scores: Tensor = self.module(padded.to(self.device), pool=ends.to(self.device))
-        return scores.float().cpu()
+        begins = torch.arange(len(sequences)) * padded.shape[1]
+        starts = torch.tensor([self.formatter.completion_start(ids) for ids in sequences])
+        spans = torch.stack([begins + starts, begins + lengths - 1], dim=1).to(self.device)
+        scores = self._forward(padded.to(self.device), spans, lengths, locales).float().cpu()
+        if self.manifest is not None and self.manifest.score_clip is not None:
+            scores[:, 0].clamp_(*self.manifest.score_clip)
+        return scores
+
+    def _forward(self, ids: Tensor, spans: Tensor, lengths: Tensor, locales: Sequence[str | None] | None) -> Tensor:
+        """[B, 2] of score and disagreement."""
+        members = self.module.members if isinstance(self.module, EnsembleModel) else [self.module]
+        found = [_scores_of(member, ids, spans, lengths, locales) for member in members]
+        if isinstance(self.module, EnsembleModel):
+            return self.module.combine(torch.stack(found, dim=1))
+        return torch.stack([found[0], torch.zeros_like(found[0])], dim=1)
+
+
+class EnsembleModel(nn.Module):
+    """Several reward models, one score: mean - k * deviation (Coste et al., 2024, worst-case flavour)."""
+
+    def __init__(self, members: Sequence[nn.Module], how: Ensemble) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.how = how
+
+    def combine(self, scores: Tensor) -> Tensor:
+        """[B, members] to [B, 2]: the conservative score, and the members' population deviation."""
+        means, scales = scores.new_tensor(self.how.means), scores.new_tensor(self.how.scales)
+        standard = (scores - means) / scales
+        deviation = standard.std(dim=1, correction=0)
+        return torch.stack([standard.mean(dim=1) - self.how.deviations * deviation, deviation], dim=1)
+
+
+def _scores_of(
+    module: nn.Module, ids: Tensor, spans: Tensor, lengths: Tensor, locales: Sequence[str | None] | None
+) -> Tensor:
+    extra: dict[str, Tensor] = {}
+    if isinstance(module, RewardModel):
+        if module.encoder:
+            # In an encoder a token sees what is on its right, so the padding has to be masked.
+            extra["attention_mask"] = (torch.arange(ids.shape[1]) < lengths.unsqueeze(1)).long().to(ids.device)
+        if locales is not None and module.locales:
+            extra["locales"] = torch.tensor([module.locale_number(name) for name in locales], device=ids.device)
+    scores: Tensor = module(ids, spans=spans, **extra)
+    return scores
 
 
 def load_checkpoint(
@@ -118,10 +189,7 @@ def load_checkpoint(
     base = base_folder(manifest.base)
     formatter = load_formatter(base, manifest.formatting)
     _verify_formatter(folder, manifest, formatter, base)
-    module = _assemble(folder, base, manifest)
-    # The head stays in fp32: it is nothing to compute, and rounding it would move every score.
-    module.backbone.to(dtype)
-    module.to(device).eval()
+    module = _assemble(folder, base, manifest, dtype).to(device).eval()
     calibration = load_calibration(folder, manifest.id)
     return LoadedModel(manifest.id, formatter, module, calibration, manifest, torch.device(device))
 
@@ -180,7 +248,7 @@ def load_formatter(base: Path, rule: FormattingRule) -> Formatter:
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(str(base))
-    return Formatter(tokenizer, rule)
+    return Formatter(tokenizer, rule) if tokenizer.chat_template else PairFormatter(tokenizer, rule)
 
 
 def tokenizer_sha256(base: Path) -> str:
@@ -207,23 +275,35 @@ def load_head(folder: Path, model: RewardModel) -> None:
     model.head.load_state_dict({k: v.float() for k, v in load_file(folder / HEAD).items()})
 
 
-def _assemble(folder: Path, base: Path, manifest: Manifest) -> RewardModel:
+def _assemble(folder: Path, base: Path, manifest: Manifest, dtype: torch.dtype) -> nn.Module:
+    if manifest.ensemble is not None:
+        parts = [folder / name for name in manifest.ensemble.members]
+        return EnsembleModel([_assemble(part, base, read_manifest(part), dtype) for part in parts], manifest.ensemble)
     backbone = load_backbone(base, manifest.layers, torch.float32)
     if (folder / ADAPTER).is_dir():
         backbone = load_adapter(folder, backbone).merge_and_unload()
-    model = RewardModel(backbone, manifest.hidden_size)
+    model = RewardModel(backbone, manifest.hidden_size, manifest.pooling, manifest.locales)
+    if (folder / WEIGHTS).is_file():
+        load_tuned_backbone(folder, model)
     load_head(folder, model)
+    # The head stays in fp32: it is nothing to compute, and rounding it would move every score.
+    model.backbone.to(dtype)
     return model
 
 
+def load_tuned_backbone(folder: Path, model: RewardModel) -> None:
+    """Put the backbone of a checkpoint that was tuned in full, not by an adapter, into `model`."""
+    model.backbone.load_state_dict(load_file(folder / WEIGHTS), strict=True)
+
+
 def save_checkpoint(
-    folder: Path, adapted: Any, head: nn.Linear, manifest: Manifest, texts: dict[str, str] | None = None
+    folder: Path, tuned: Any, head: nn.Linear, manifest: Manifest, texts: dict[str, str] | None = None
 ) -> Manifest:
     """Write a checkpoint atomically: all of it appears at `folder`, or nothing.
 
-    `adapted` is the PEFT model around the backbone, or None for a bare head; `texts` are files such as
-    README.md. `manifest.files` is filled in here. Raises CheckpointError when `folder` exists: checkpoints
-    are immutable.
+    `tuned` is the PEFT model around the backbone, a backbone tuned in full, or None for a bare head; `texts` are
+    files such as README.md. `manifest.files` is filled in here. Raises CheckpointError when `folder` exists:
+    checkpoints are immutable.
     """
     if folder.exists():
         raise CheckpointError(f"{folder} exists; checkpoints are immutable, so choose another version")
@@ -231,13 +311,34 @@ def save_checkpoint(
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as scratch:
         made = Path(scratch) / folder.name
         made.mkdir()
-        if adapted is not None:
-            _save_adapter(adapted, made / ADAPTER, manifest.base.name)
+        if hasattr(tuned, "peft_config"):
+            _save_adapter(tuned, made / ADAPTER, manifest.base.name)
+        elif tuned is not None:
+            save_file({k: v.detach().contiguous() for k, v in tuned.state_dict().items()}, made / WEIGHTS)
         save_file({k: v.detach().float().contiguous() for k, v in head.state_dict().items()}, made / HEAD)
         for name, text in (texts or {}).items():
             (made / name).write_text(text)
         for path in made.rglob("*.safetensors"):
             path.chmod(0o644)  # safetensors writes files that only their owner can read
+        complete = seal(made, manifest)
+        made.rename(folder)
+    return complete
+
+
+def save_ensemble(
+    folder: Path, members: Sequence[Path], manifest: Manifest, texts: dict[str, str] | None = None
+) -> Manifest:
+    """Write the checkpoint that holds whole checkpoints as members, atomically."""
+    if folder.exists():
+        raise CheckpointError(f"{folder} exists; checkpoints are immutable, so choose another version")
+    assert manifest.ensemble is not None
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as scratch:
+        made = Path(scratch) / folder.name
+        for source, name in zip(members, manifest.ensemble.members, strict=True):
+            shutil.copytree(source, made / name)
+        for name, text in (texts or {}).items():
+            (made / name).write_text(text)
         complete = seal(made, manifest)
         made.rename(folder)
     return complete

@@ -15,6 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -142,6 +144,7 @@ class Formatter:
         self._control = {str(token.content): int(number) for number, token in added if token.special}
         longest_first = sorted(self._control, key=len, reverse=True)
         self._control_pattern = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+        self._control_ids = frozenset(self._control.values())
 
     @property
     def template_sha256(self) -> str:
@@ -184,6 +187,22 @@ class Formatter:
         ids = ids if ids[-1:] == [self.end_of_turn] else [*ids, self.end_of_turn]
         kept = ids[-(self.rule.max_prompt_tokens + self.rule.max_completion_tokens) :]
         return kept, len(ids) - len(kept)
+
+    def completion_start(self, ids: Sequence[int]) -> int:
+        """Where the reply begins in a whole sequence: behind the last generation prompt, or at 0 without one.
+
+        Text never becomes a control token, so the last one before the closing belongs to the template.
+        """
+        for place in range(len(ids) - len(self.closing) - 1, -1, -1):
+            if ids[place] in self._control_ids:
+                return min(place + 1 + self._header_length, len(ids) - 1)
+        return 0
+
+    @cached_property
+    def _header_length(self) -> int:
+        """Tokens of the generation prompt behind its last control token: "assistant" and a newline, say."""
+        ids = self.full_prompt_ids([Message(role="user", content="")])
+        return next((n for n, token in enumerate(reversed(ids)) if token in self._control_ids), 0)
 
     @property
     def closing(self) -> list[int]:

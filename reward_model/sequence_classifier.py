@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from reward_model.checkpoint import LoadedModel
-from reward_model.errors import BadInput, CheckpointError
+from reward_model.errors import CheckpointError
 from reward_model.formatting import Formatter, FormattingRule, Message
+from reward_model.pair_formatting import OwnTokens, PairFormatter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -74,9 +75,10 @@ class _Padded(nn.Module):
         self.own_pad: int | None = self.text_config.pad_token_id
         self.separator = tokenizer.sep_token_id if "token_type_ids" in tokenizer.model_input_names else None
 
-    def forward(self, input_ids: Tensor, pool: Tensor) -> Tensor:
-        """Scores [B]; `pool`: flat positions of the last tokens, from which the mask follows."""
+    def forward(self, input_ids: Tensor, spans: Tensor) -> Tensor:
+        """Scores [B]; `spans` [B, 2]: flat positions of the replies' first and last tokens; the last give the mask."""
         rows, width = input_ids.shape
+        pool = spans[:, 1]
         places = torch.arange(width, device=input_ids.device)
         lengths = pool - torch.arange(rows, device=input_ids.device) * width + 1
         mask = places.unsqueeze(0) < lengths.unsqueeze(1)
@@ -102,25 +104,7 @@ class _Padded(nn.Module):
         return pad
 
 
-class _ClassifierFormatter(Formatter):
-    """Texts that arrive rendered are tokenised as the model's own tokenizer does it."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, rule: FormattingRule) -> None:
-        super().__init__(tokenizer, rule)
-        self._own = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
-        self._own.no_truncation()
-        self._own.no_padding()
-
-    def conversation_ids(self, text: str) -> tuple[list[int], int]:
-        """The text with the tokenizer's special tokens around it, cut on the left after the first token."""
-        bos = self.tokenizer.bos_token
-        rendered = bool(bos) and text.startswith(str(bos))
-        ids = list(self._own.encode(text, add_special_tokens=not rendered).ids)
-        cut = max(0, len(ids) - self.rule.max_prompt_tokens - self.rule.max_completion_tokens)
-        return ([*ids[:1], *ids[1 + cut :]] if cut else ids), cut
-
-
-class ChatFormatter(_ClassifierFormatter):
+class ChatFormatter(OwnTokens):
     """For models with a chat template: the conversation with its reply, exactly as the template writes both."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, rule: FormattingRule) -> None:
@@ -140,40 +124,9 @@ class ChatFormatter(_ClassifierFormatter):
         return self._closing
 
 
-class PairFormatter(_ClassifierFormatter):
-    """For encoders without a chat template: [CLS] the conversation as lines [SEP] the reply [SEP]."""
-
-    def full_prompt_ids(self, messages: list[Message]) -> list[int]:
-        """The conversation, one `role: text` a line, between [CLS] and [SEP]."""
-        text = "\n".join(f"{message.role}: {message.text()}" for message in messages)
-        return [*self._start, *self._plain_ids(text), self.end_of_turn]
-
-    def cut_prompt(self, ids: list[int]) -> list[int]:
-        """Cut on the left after [CLS]."""
-        room = self.rule.max_prompt_tokens - len(self._start)
-        return ids if len(ids) <= self.rule.max_prompt_tokens else [*self._start, *ids[-room:]]
-
-    @property
-    def end_of_turn(self) -> int:
-        """[SEP], or the end-of-text token of tokenizers that have none."""
-        end = _first_set(self.tokenizer.sep_token_id, self.tokenizer.eos_token_id)
-        if end is None:
-            raise BadInput("this model's tokenizer has neither a separator nor an end token, so pairs cannot be built")
-        return int(end)
-
-    @property
-    def _start(self) -> list[int]:
-        start = self.tokenizer.cls_token_id
-        return [] if start is None else [int(start)]
-
-
 def _formatter(tokenizer: PreTrainedTokenizerFast, config: Any) -> Formatter:
     positions = getattr(config.get_text_config(), "max_position_embeddings", None) or _LONGEST
     # RoBERTa counts positions from its padding index, so two of them are not to be had.
     longest = min(int(tokenizer.model_max_length), positions - 2, _LONGEST)
     rule = FormattingRule(max_prompt_tokens=longest - longest // 3, max_completion_tokens=longest // 3)
     return ChatFormatter(tokenizer, rule) if tokenizer.chat_template else PairFormatter(tokenizer, rule)
-
-
-def _first_set(*values: Any) -> Any:
-    return next((value for value in values if value is not None), None)

@@ -33,6 +33,7 @@ COMMANDS: dict[str, Entry] = {
     "evaluate": Entry("reward_model.training.evaluate_cli:evaluate_app", "Measure a reward model on pairs.", "train"),
     "data": Entry("reward_model.training.data_cli:data_app", "Prepare preference data.", "train"),
     "train": Entry("reward_model.training.cli:train_app", "Train a reward model from a recipe.", "train"),
+    "ablate": Entry("reward_model.training.cli:ablate_app", "Train variants of a recipe and compare them.", "train"),
     "calibrate": Entry("reward_model.training.calibrate_cli:calibrate_app", "Fit a checkpoint's calibrator.", "train"),
     "route-train": Entry("routing.cli:route_train_app", "Train the router.", "train"),
     "loadtest": Entry("loadtest.cli:loadtest_app", "Load a gateway and check its objectives."),

@@ -191,8 +191,9 @@ class Pipeline:
         plan = work.plan
         try:
             with self.metrics.timed("scoring", {}):
+                left = work.deadline.remaining_ms()
                 return await self.scorer.score(
-                    plan.messages, [candidate.completion()], orm, plan.route, work.deadline.remaining_ms()
+                    plan.messages, [candidate.completion()], orm, plan.route, left, plan.locale
                 )
         except ScorerUnavailable:
             self.metrics.upstream_errors.labels("scorer").inc()

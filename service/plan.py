@@ -34,6 +34,7 @@ class Plan:
     max_tokens: int
     options: dict[str, Any]
     cache_salt: str
+    locale: str | None = None
 
     def body(self, index: int, *, greedy: bool = False) -> dict[str, Any]:
         """The policy's request for candidate `index`: its own seed, the tenant's cache salt."""
@@ -89,6 +90,7 @@ def make_plan(
         max_tokens=request.max_completion_tokens or request.max_tokens or settings.max_tokens,
         options=request.sampling_options(),
         cache_salt=identity.cache_salt,
+        locale=wish.locale,
     )
 
 

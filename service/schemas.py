@@ -71,6 +71,9 @@ class RerankOptions(_Strict):
     budget_ms: int | None = Field(None, gt=0)
     accept_threshold: float | None = Field(None, ge=0, le=1)
     return_candidates: bool = False
+    locale: str | None = Field(
+        None, pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$", description="BCP 47; picks the reward model's own head."
+    )
 
 
 class StreamOptions(BaseModel):

@@ -49,6 +49,7 @@ class Scorer(Protocol):
         orm: str,
         route: str,
         deadline_ms: int,
+        locale: str | None = None,
     ) -> ScoreReply:
         """Score completions of one prompt."""
 
@@ -91,6 +92,7 @@ class HttpScorer:
         orm: str,
         route: str,
         deadline_ms: int,
+        locale: str | None = None,
     ) -> ScoreReply:
         """POST /v1/score."""
         body = {
@@ -99,6 +101,7 @@ class HttpScorer:
             "orm": orm,
             "route": route,
             "deadline_ms": max(1, deadline_ms),
+            "locale": locale,
         }
         reply = await self._call("POST", "/v1/score", body, max(1, deadline_ms) / 1000)
         results = [Scored(r["index"], r["score"], r.get("probability")) for r in reply["results"]]

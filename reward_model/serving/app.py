@@ -110,11 +110,13 @@ async def score(request: Request) -> Response:
         )
     engine, candidates = scorer.pick(asked.orm), asked.candidates()
     deadline = math.inf if asked.deadline_ms is None else time.monotonic() + asked.deadline_ms / 1000
-    result = await _while_connected(request, engine.score(asked.prompt, [*candidates], deadline))
+    result = await _while_connected(
+        request, engine.score(asked.prompt, [*candidates], deadline, asked.locale, asked.route)
+    )
     # A calibrator is fitted on whole replies: of a part of one it knows nothing.
     probabilities = [None] * len(candidates) if asked.partial else result.probabilities
     results = [
-        {"index": candidate.index, "score": value, "probability": probability, "disagreement": None}
+        {"index": candidate.index, "score": value, "probability": probability, "disagreement": value.disagreement}
         for candidate, value, probability in zip(candidates, result.scores, probabilities, strict=True)
     ]
     usage = {

@@ -11,38 +11,47 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 from reward_model.errors import BadInput, DeadlineExceeded, EngineFailed, Overloaded
 from reward_model.serving.metrics import ScorerMetrics
 
-Forward = Callable[[Sequence[Sequence[int]]], Sequence[float]]
+# What is scored, of which only the length matters here, and what scoring it gives.
+Item = TypeVar("Item", bound=Sized)
+Score = TypeVar("Score", bound=float)
 
 log = logging.getLogger("winnow.scorer")
 
 
 @dataclass
-class _Entry:
-    ids: Sequence[int]
+class _Entry(Generic[Item, Score]):
+    ids: Item
     deadline: float
-    future: asyncio.Future[float]
+    future: asyncio.Future[Score]
     entered: float = field(default_factory=time.monotonic)
 
 
-class Batcher:
+class Batcher(Generic[Item, Score]):
     """Scores token sequences by `forward`, at most `max_batch_tokens` padded tokens at a time."""
 
-    def __init__(self, forward: Forward, max_batch_tokens: int, max_waiting: int, metrics: ScorerMetrics) -> None:
+    def __init__(
+        self,
+        forward: Callable[[Sequence[Item]], Sequence[Score]],
+        max_batch_tokens: int,
+        max_waiting: int,
+        metrics: ScorerMetrics,
+    ) -> None:
         self._forward = forward
         self._budget = max_batch_tokens
         self._capacity = max_waiting
         self._admitted = 0
         self._metrics = metrics
-        self._waiting: list[_Entry] = []
-        self._running: list[_Entry] = []
+        self._waiting: list[_Entry[Item, Score]] = []
+        self._running: list[_Entry[Item, Score]] = []
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="winnow-forward")
         self._owner: asyncio.Task[None] | None = None
@@ -80,7 +89,7 @@ class Batcher:
         finally:
             self._admitted -= count
 
-    async def score(self, ids: Sequence[int], deadline: float = math.inf) -> float:
+    async def score(self, ids: Item, deadline: float = math.inf) -> Score:
         """Score of one sequence; `deadline` in the monotonic clock.
 
         Raises DeadlineExceeded as soon as its time passes, EngineFailed when the forward pass fails or nobody is
@@ -88,7 +97,7 @@ class Batcher:
         """
         self._check_alive()
         loop = asyncio.get_running_loop()
-        entry = _Entry(ids, deadline, loop.create_future())
+        entry: _Entry[Item, Score] = _Entry(ids, deadline, loop.create_future())
         self._waiting.append(entry)
         self._arrived.set()
         late = DeadlineExceeded("the deadline passed before the completion was scored")
@@ -133,10 +142,10 @@ class Batcher:
                 left.append(entry)
         self._waiting = left
 
-    def _take(self) -> list[_Entry]:
+    def _take(self) -> list[_Entry[Item, Score]]:
         """The most urgent entries that fit; one that is too long by itself still runs, alone."""
         self._waiting.sort(key=lambda entry: entry.deadline)
-        batch: list[_Entry] = []
+        batch: list[_Entry[Item, Score]] = []
         longest = 0
         for entry in self._waiting:
             longest = max(longest, len(entry.ids))
@@ -146,7 +155,7 @@ class Batcher:
         self._waiting = self._waiting[len(batch) :]
         return batch
 
-    async def _score(self, batch: list[_Entry]) -> None:
+    async def _score(self, batch: list[_Entry[Item, Score]]) -> None:
         began = time.monotonic()
         self._observe(batch, began)
         try:
@@ -166,7 +175,7 @@ class Batcher:
             elif not entry.future.done():
                 entry.future.set_result(score)
 
-    def _observe(self, batch: list[_Entry], now: float) -> None:
+    def _observe(self, batch: list[_Entry[Item, Score]], now: float) -> None:
         padded = len(batch) * max(len(entry.ids) for entry in batch)
         self._metrics.batch_size.observe(len(batch))
         self._metrics.batch_tokens.observe(padded)
@@ -175,6 +184,6 @@ class Batcher:
             self._metrics.queue.observe(now - entry.entered)
 
 
-def _fail(entry: _Entry, error: Exception) -> None:
+def _fail(entry: _Entry[Any, Any], error: Exception) -> None:
     if not entry.future.done():
         entry.future.set_exception(error)

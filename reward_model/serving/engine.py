@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from reward_model.checkpoint import LoadedModel
+from reward_model.checkpoint import EnsembleModel, LoadedModel
 from reward_model.errors import BadInput, SetupError
 from reward_model.formatting import Completion, Message
 from reward_model.loading import load_model
@@ -21,11 +21,28 @@ from reward_model.serving.metrics import ScorerMetrics
 from reward_model.serving.settings import ScorerSettings
 
 
+class Score(float):
+    """A raw score that knows by how much the members of an ensemble disagree on it (None for a single model)."""
+
+    disagreement: float | None = None
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One sequence to score, and the locale whose head may have a say."""
+
+    ids: tuple[int, ...]
+    locale: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
 @dataclass(frozen=True)
 class Result:
     """Scores and calibrated probabilities (None without a calibrator) of completions; tokens scored and cut off."""
 
-    scores: list[float]
+    scores: list[Score]
     probabilities: list[float | None]
     prompt_tokens: int
     completion_tokens: int
@@ -37,7 +54,9 @@ class Engine:
 
     def __init__(self, model: LoadedModel, settings: ScorerSettings, metrics: ScorerMetrics) -> None:
         self.model = model
-        self.batcher = Batcher(self._forward, settings.max_batch_tokens, settings.max_waiting, metrics)
+        self.batcher: Batcher[Tokens, Score] = Batcher(
+            self._forward, settings.max_batch_tokens, settings.max_waiting, metrics
+        )
         self._prompts: OrderedDict[bytes, tuple[list[int], int]] = OrderedDict()
         self._prompts_kept = settings.prompt_cache
 
@@ -45,41 +64,51 @@ class Engine:
         """Tokenise a prompt ahead of its completions; returns its tokens."""
         return len((await self._prompt_ids(prompt))[0])
 
-    async def score(self, prompt: list[Message], completions: list[Completion], deadline: float = math.inf) -> Result:
-        """Score completions of one prompt; identical ones are computed once."""
+    async def score(
+        self,
+        prompt: list[Message],
+        completions: list[Completion],
+        deadline: float = math.inf,
+        locale: str | None = None,
+        route: str | None = None,
+    ) -> Result:
+        """Score completions of one prompt; identical ones are computed once.
+
+        `locale` picks the head, `route` the calibrator, where the checkpoint has one of its own for them.
+        """
         with self.batcher.permit(len(completions)):
             prompt_ids, cut = await self._prompt_ids(prompt)
             full = await asyncio.to_thread(self._tokenise_completions, completions)
             kept = [self.model.formatter.cut_completion(ids) for ids in full]
-            scores = await self._score_each([[*prompt_ids, *ids] for ids in kept], deadline)
+            scores = await self._score_each([Tokens((*prompt_ids, *ids), locale) for ids in kept], deadline)
         spent = sum(map(len, kept))
         cut += sum(map(len, full)) - spent
-        return Result(scores, self.probabilities(scores), len(prompt_ids), spent, cut)
+        return Result(scores, self.probabilities(scores, route), len(prompt_ids), spent, cut)
 
     async def score_texts(self, texts: Sequence[str | list[int]]) -> Result:
         """Score conversations that somebody rendered with the chat template already, or tokenised too."""
         with self.batcher.permit(len(texts)):
             cut = await asyncio.to_thread(lambda: [self._text_ids(text) for text in texts])
-            scores = await self._score_each([ids for ids, _ in cut], math.inf)
+            scores = await self._score_each([Tokens(tuple(ids)) for ids, _ in cut], math.inf)
         spent, lost = sum(len(ids) for ids, _ in cut), sum(lost for _, lost in cut)
         return Result(scores, self.probabilities(scores), spent, 0, lost)
 
-    def probabilities(self, scores: Sequence[float]) -> list[float | None]:
+    def probabilities(self, scores: Sequence[float], route: str | None = None) -> list[float | None]:
         """Calibrated probabilities, or None for each without a calibrator."""
         if self.model.calibration is None:
             return [None] * len(scores)
-        return [float(p) for p in self.model.calibration.probability(list(scores))]
+        return [float(p) for p in self.model.calibration.probability(list(scores), route)]
 
-    async def _score_each(self, sequences: list[list[int]], deadline: float) -> list[float]:
-        tasks: dict[tuple[int, ...], asyncio.Task[float]] = {}
+    async def _score_each(self, sequences: list[Tokens], deadline: float) -> list[Score]:
+        tasks: dict[Tokens, asyncio.Task[Score]] = {}
         try:
             async with asyncio.TaskGroup() as group:
-                for ids in sequences:
-                    if tuple(ids) not in tasks:
-                        tasks[tuple(ids)] = group.create_task(self.batcher.score(ids, deadline))
+                for tokens in sequences:
+                    if tokens not in tasks:
+                        tasks[tokens] = group.create_task(self.batcher.score(tokens, deadline))
         except* Exception as failed:
             raise failed.exceptions[0] from None
-        return [tasks[tuple(ids)].result() for ids in sequences]
+        return [tasks[tokens].result() for tokens in sequences]
 
     async def _prompt_ids(self, prompt: list[Message]) -> tuple[list[int], int]:
         """Token ids as scored, and how many were cut off."""
@@ -110,8 +139,13 @@ class Engine:
             raise BadInput(f"token ids must be from 0 to {known - 1}, at least one a text", "input")
         return text[-longest:], max(0, len(text) - longest)
 
-    def _forward(self, sequences: Sequence[Sequence[int]]) -> list[float]:
-        return [float(score) for score in self.model.score(sequences)]
+    def _forward(self, sequences: Sequence[Tokens]) -> list[Score]:
+        rows = self.model.score_members([t.ids for t in sequences], [t.locale for t in sequences]).tolist()
+        scores = [Score(score) for score, _ in rows]
+        if isinstance(self.model.module, EnsembleModel):
+            for score, (_, disagreement) in zip(scores, rows, strict=True):
+                score.disagreement = disagreement
+        return scores
 
 
 def load_configured(settings: ScorerSettings) -> LoadedModel:

@@ -23,8 +23,8 @@ class ScoreRequest(BaseModel):
     prompt: Annotated[list[Message], Field(min_length=1)]
     completions: Annotated[list[str | Candidate], Field(min_length=1)]
     orm: str | None = None
-    route: str | None = None
-    locale: str | None = None
+    route: str | None = Field(None, description="Picks the calibrator, where the checkpoint has one for this route.")
+    locale: str | None = Field(None, description="Picks the head, where the checkpoint has one for this locale.")
     deadline_ms: int | None = Field(None, gt=0)
     partial: bool = Field(False, description="The completions still grow: scored as if they ended here, uncalibrated.")
 

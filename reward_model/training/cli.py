@@ -1,8 +1,9 @@
-"""`winnow train`."""
+"""`winnow train` and `winnow ablate`."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from reward_model.errors import BadInput
 from reward_model.training.console import clear_errors
 
 train_app = typer.Typer(add_completion=False)
+ablate_app = typer.Typer(add_completion=False)
 
 
 @train_app.command()
@@ -23,7 +25,11 @@ def train(
         Path | None, typer.Option(help="JSONL of labelled replies, for a recipe with `authored`.")
     ] = None,
 ) -> None:
-    """Train a reward model: one recipe, one run, one checkpoint."""
+    """Train a reward model: one recipe, one run, one checkpoint.
+
+    A run that was killed goes on where it stopped when the same command is given again. On several processes:
+    torchrun --nproc_per_node 2 -m service train RECIPE ...
+    """
     from reward_model.training.recipe import load_recipe
 
     with clear_errors():
@@ -33,4 +39,22 @@ def train(
         from reward_model.training import run
 
         manifest = run.train(loaded, data, out, labels)
-    print(json.dumps({"orm": manifest.id, "path": str(out)}))
+    if manifest is not None:
+        print(json.dumps({"orm": manifest.id, "path": str(out)}))
+
+
+@ablate_app.command()
+def ablate(
+    variants: Annotated[Path, typer.Argument(help="TOML file: [recipe], and [variants.NAME] with what each changes.")],
+    data: Annotated[Path, typer.Option(help="Folder with preferences/*.jsonl.gz.")],
+    out: Annotated[Path, typer.Option(help="JSONL of results; variants that it holds are not run again.")],
+) -> None:
+    """Train variants of one recipe and print their accuracy and cost as one table."""
+    with clear_errors():
+        from reward_model.training import ablation
+
+        lines = []
+        for line in ablation.ablate(variants, data, out):
+            print(f"{line['variant']}: {line['train_seconds']} s", file=sys.stderr)
+            lines.append(line)
+    print(ablation.markdown(lines))

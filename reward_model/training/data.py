@@ -48,6 +48,13 @@ class Origins(BaseModel):
     rejected: Origin | None = None
 
 
+class Ratings(BaseModel):
+    """What each reply got by itself, from 1 to 5."""
+
+    chosen: float | None = Field(None, ge=1, le=5)
+    rejected: float | None = Field(None, ge=1, le=5)
+
+
 class Pair(_Row):
     """Two replies to one prompt, the better one first."""
 
@@ -61,20 +68,35 @@ class Pair(_Row):
     risk: Literal["high", "normal"] = "normal"
     failure_mode: str | None = None
     origin: Origins = Field(default_factory=Origins)
+    ratings: Ratings = Field(default_factory=Ratings)
+    split: Split | None = Field(None, description="Where the set's own split puts the pair; else its group's hash.")
     shown_first: Literal["chosen", "rejected"] | None = Field(None, description="Which side annotators saw first.")
 
     @model_validator(mode="before")
     @classmethod
-    def _margin_from_meta(cls, row: Any) -> Any:
-        """A gap between ranks or ratings, as public sets record it under `meta`, is the margin."""
+    def _from_meta(cls, row: Any) -> Any:
+        """Margin and strength as public sets record them under `meta`, where the row has none of its own."""
         meta = row.get("meta") if isinstance(row, dict) else None
-        if not isinstance(meta, dict) or row.get("margin") is not None:
+        if not isinstance(meta, dict):
             return row
-        if "rank_gap" in meta:
-            return {**row, "margin": meta["rank_gap"]}
-        if {"score_chosen", "score_rejected"} <= meta.keys():
-            return {**row, "margin": meta["score_chosen"] - meta["score_rejected"]}
-        return row
+        found = {"margin": _margin(meta), "strength": _agreement(meta.get("votes"))}
+        return {**row, **{name: value for name, value in found.items() if value is not None and row.get(name) is None}}
+
+
+def _margin(meta: dict[str, Any]) -> float | None:
+    """The gap between ranks or ratings."""
+    if "rank_gap" in meta:
+        return float(meta["rank_gap"])
+    if {"score_chosen", "score_rejected"} <= meta.keys():
+        return float(meta["score_chosen"] - meta["score_rejected"])
+    return None
+
+
+def _agreement(votes: Any) -> float | None:
+    """The share of annotators behind the winner, at least a half."""
+    if not isinstance(votes, list) or not votes:
+        return None
+    return max(0.5, max(votes.count(vote) for vote in votes) / len(votes))
 
 
 class HowSelected(BaseModel):
@@ -147,10 +169,10 @@ def split_of(group: str, fractions: tuple[float, float] = (0.1, 0.1)) -> Split:
 
 
 def by_split(pairs: Iterable[Pair]) -> dict[Split, list[Pair]]:
-    """Pairs by the split of their group."""
+    """Pairs by the split of their group, or by the one that they name."""
     splits: dict[Split, list[Pair]] = {"train": [], "validation": [], "test": []}
     for pair in pairs:
-        splits[split_of(pair.group)].append(pair)
+        splits[pair.split or split_of(pair.group)].append(pair)
     return splits
 
 
@@ -159,8 +181,8 @@ def digest(rows: Sequence[_Row]) -> str:
     return hashlib.sha256("\n".join(sorted(row.id for row in rows)).encode()).hexdigest()
 
 
-def pairs_from_labels(replies: Iterable[LabelledReply]) -> list[Pair]:
-    """Every two replies to one prompt of which one was judged better, as a pair.
+def pairs_from_labels(replies: Iterable[LabelledReply], ties: bool = False) -> list[Pair]:
+    """Every two replies to one prompt of which one was judged better, as a pair; with `ties`, the equal ones too.
 
     An acceptable reply is better than an unacceptable one; between two of a kind the rating decides, so that
     a prompt whose replies are all unacceptable still teaches which of them make sense.
@@ -173,7 +195,7 @@ def pairs_from_labels(replies: Iterable[LabelledReply]) -> list[Pair]:
         for members in by_prompt.values()
         for better in members
         for worse in members
-        if better.verdict > worse.verdict
+        if better.verdict > worse.verdict or (ties and better.verdict == worse.verdict and better.id < worse.id)
     ]
 
 
@@ -185,6 +207,8 @@ def _pair(good: LabelledReply, bad: LabelledReply) -> Pair:
         id=f"{good.id}>{bad.id}",
         chosen=good.completion,
         rejected=bad.completion,
+        outcome="win" if good.verdict > bad.verdict else "tie",
+        ratings=Ratings(chosen=good.rating, rejected=bad.rating),
         risk="high",
         origin=Origins(chosen="policy", rejected="policy"),
         **shared,

@@ -1,14 +1,113 @@
-"""The loss, and the figures logged beside it."""
+"""The losses of a reward model on preference pairs, all of one module, chosen by a recipe's [loss] section."""
 
 from __future__ import annotations
 
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import log_softmax, logsigmoid
+
+Kind = Literal["bradley_terry", "rao_kupper", "davidson", "regression"]
+# Ratings run from 1 to 5; scores are centred on their middle.
+_MIDDLE_RATING = 3.0
 
 
-def bradley_terry(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """Mean of -log sigmoid(r(x, y_w) - r(x, y_l)) over pairs; both [B] (Bradley and Terry, 1952)."""
-    return -logsigmoid(chosen - rejected).mean()
+class LossRecipe(BaseModel):
+    """Which loss, and what is added to it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Kind = Field("bradley_terry", description="`rao_kupper` and `davidson` also learn from ties.")
+    margin: float = Field(0.0, ge=0, description="Score gap asked for each unit of a pair's annotated margin.")
+    soft_labels: bool = Field(False, description="Take `strength`, the share of annotators who agreed, as the label.")
+    tie: float = Field(0.5, gt=0, description="Width of a tie: Rao-Kupper's log theta, or Davidson's nu.")
+    centering: float = Field(0.0, ge=0, description="Weight of (r_w + r_l)^2, which holds scores around zero.")
+    length_decorrelation: float = Field(
+        0.0, ge=0, description="Weight of the squared correlation of score gaps with length gaps in a batch."
+    )
+
+
+class Targets(NamedTuple):
+    """What is known of P pairs: margin [P] (0: none), strength [P], tie [P] (bool), lengths [P, 2] in tokens and
+    ratings [P, 2] (not a number: none) of (chosen, rejected)."""
+
+    margin: Tensor
+    strength: Tensor
+    tie: Tensor
+    lengths: Tensor
+    ratings: Tensor
+
+
+def pair_loss(recipe: LossRecipe, scores: Tensor, targets: Targets) -> Tensor:
+    """Mean loss over pairs; `scores` [P, 2] of (chosen, rejected)."""
+    loss = _per_pair(recipe, scores, targets).mean()
+    if recipe.centering:
+        loss = loss + recipe.centering * centering(scores)
+    if recipe.length_decorrelation:
+        loss = loss + recipe.length_decorrelation * length_correlation(scores, targets.lengths) ** 2
+    return loss
+
+
+def _per_pair(recipe: LossRecipe, scores: Tensor, targets: Targets) -> Tensor:
+    if recipe.kind == "regression":
+        return regression(scores, targets.ratings)
+    gap = scores[:, 0] - scores[:, 1] - recipe.margin * targets.margin
+    strength = targets.strength if recipe.soft_labels else torch.ones_like(gap)
+    if recipe.kind == "rao_kupper":
+        return rao_kupper(gap, targets.tie, recipe.tie, strength)
+    if recipe.kind == "davidson":
+        return davidson(gap, targets.tie, recipe.tie, strength)
+    # Without a place for ties, a tie is a pair that either reply would win half the time.
+    return bradley_terry(gap, torch.where(targets.tie, 0.5, strength))
+
+
+def bradley_terry(gap: Tensor, strength: Tensor | float = 1.0) -> Tensor:
+    """-s log sigmoid(gap) - (1 - s) log sigmoid(-gap), [P] (Bradley and Terry, 1952; s = 1 is the usual loss)."""
+    return -strength * logsigmoid(gap) - (1 - strength) * logsigmoid(-gap)
+
+
+def rao_kupper(gap: Tensor, tie: Tensor, width: float, strength: Tensor | float = 1.0) -> Tensor:
+    """-log P, [P], with P(win) = sigmoid(gap - width) and P(tie) what both wins leave (Rao and Kupper, 1967).
+
+    `width` is log theta > 0; at 0 there are no ties and it is Bradley-Terry's.
+    """
+    win, loss = logsigmoid(gap - width), logsigmoid(-gap - width)
+    # P(tie) = (theta^2 - 1) P(win) P(loss): stable, where 1 - P(win) - P(loss) cancels.
+    draw = torch.log(torch.expm1(torch.tensor(2 * width, dtype=gap.dtype))) + win + loss
+    return -torch.where(tie, draw, strength * win + (1 - strength) * loss)
+
+
+def davidson(gap: Tensor, tie: Tensor, nu: float, strength: Tensor | float = 1.0) -> Tensor:
+    """-log P, [P], over (win, loss, tie) proportional to e^(gap/2), e^(-gap/2) and nu (Davidson, 1970)."""
+    level = torch.full_like(gap, nu).log()
+    win, loss, draw = log_softmax(torch.stack([gap / 2, -gap / 2, level]), dim=0)
+    return -torch.where(tie, draw, strength * win + (1 - strength) * loss)
+
+
+def regression(scores: Tensor, ratings: Tensor) -> Tensor:
+    """Squared error, [P], of scores against ratings from 1 to 5 less their middle, over the replies that have one."""
+    known = ~ratings.isnan()
+    errors = torch.where(known, scores - (ratings.nan_to_num(_MIDDLE_RATING) - _MIDDLE_RATING), 0.0)
+    return (errors**2).sum(1) / known.sum(1).clamp(min=1)
+
+
+def centering(scores: Tensor) -> Tensor:
+    """Mean of (r_w + r_l)^2 (Eisenstein et al., 2023)."""
+    return (scores.sum(1) ** 2).mean()
+
+
+def length_correlation(scores: Tensor, lengths: Tensor) -> Tensor:
+    """Correlation over a batch of r_w - r_l with the gap of log lengths.
+
+    A pair has no natural order, so each counts in both: the means are then zero by themselves. ODIN (Chen et al.,
+    2024) penalises the same correlation over single replies.
+    """
+    gaps = scores[:, 0] - scores[:, 1]
+    longer = lengths[:, 0].clamp(min=1).log() - lengths[:, 1].clamp(min=1).log()
+    scale = (gaps.square().sum() * longer.square().sum()).sqrt()
+    return (gaps * longer).sum() / scale.clamp(min=1e-6)
 
 
 def pair_accuracy(chosen: Tensor, rejected: Tensor) -> float:

@@ -18,13 +18,15 @@ Sources = dict[str, dict[Split, list[Pair]]]
 
 def read_sources(recipe: Recipe, data: Path, labels: Path | None) -> Sources:
     """Every source of the recipe by split of its groups; the project's own labels bring their splits."""
-    sources: Sources = {name: by_split(read_rows(_path(data, name), Pair)) for name in recipe.sources}
+    sources: Sources = {
+        name: by_split(read_rows(source.path or _path(data, name), Pair)) for name, source in recipe.sources.items()
+    }
     if recipe.authored is not None:
         if labels is None:
             raise BadInput("the recipe uses authored labels; say where they are with --labels")
         replies = list(read_rows(labels, LabelledReply))
         sources[AUTHORED] = {
-            "train": pairs_from_labels(r for r in replies if r.split == "train"),
+            "train": pairs_from_labels((r for r in replies if r.split == "train"), recipe.authored.ties),
             "validation": [],
             "test": pairs_from_labels(r for r in replies if r.split == "test"),
         }
@@ -34,14 +36,14 @@ def read_sources(recipe: Recipe, data: Path, labels: Path | None) -> Sources:
 def choose(recipe: Recipe, sources: Sources) -> dict[str, list[Pair]]:
     """The training pairs by source: capped, by whole groups drawn by seed, and repeated.
 
-    Ties are left out: the Bradley-Terry loss has no place for them.
+    Ties are left out unless the source says otherwise: plain Bradley-Terry has no place for them.
     """
     wanted: dict[str, Source] = dict(recipe.sources)
     if recipe.authored is not None:
         wanted[AUTHORED] = recipe.authored
     chosen: dict[str, list[Pair]] = {}
     for name, source in wanted.items():
-        decided = [pair for pair in sources[name]["train"] if pair.outcome == "win"]
+        decided = [pair for pair in sources[name]["train"] if source.ties or pair.outcome == "win"]
         pairs = cap(decided, source.max_pairs, recipe.optim.seed)
         # A repeat is a group of its own, so that it gets rows of its own.
         chosen[name] = [
@@ -58,6 +60,12 @@ def cap(pairs: Sequence[Pair], limit: int | None, seed: int) -> list[Pair]:
     Random(seed).shuffle(groups)
     rank = {group: position for position, group in enumerate(groups)}
     return sorted(pairs, key=lambda pair: rank[pair.group])[:limit]
+
+
+def shard(pairs: Sequence[Pair], number: int, count: int) -> list[Pair]:
+    """The pairs of every `count`-th group from `number` on, by name: what one member of an ensemble learns from."""
+    groups = {group: position for position, group in enumerate(sorted({pair.group for pair in pairs}))}
+    return [pair for pair in pairs if groups[pair.group] % count == number]
 
 
 def _path(data: Path, name: str) -> Path:

@@ -3,7 +3,8 @@
 A row is [prompt | reply 1 | reply 2 | ...]. Each reply sees its own prefix of the prompt and itself. Two
 pairs share a row when one prompt's tokens begin the other's, as the turns of one dialogue do; and a reply
 that stands in several pairs of a prompt stands in the row once. A dialogue of eight judged turns costs its
-last prompt and its short replies, not eight prompts and more.
+last prompt and its short replies, not eight prompts and more. Where nothing may be shared (an encoder, whose
+prompt sees the reply), `collate_apart` lays the same rows out as one reply each.
 """
 
 from __future__ import annotations
@@ -58,18 +59,22 @@ class PackedRow:
                 self.replies[reply] = self.tokens
                 self.tokens += len(reply.ids)
 
-    def ends(self) -> list[list[int]]:
-        """Position in the row of the last token of each pair's (chosen, rejected)."""
-        return [[self.replies[reply] + len(reply.ids) - 1 for reply in replies_of(pair)] for pair in self.pairs]
+    def spans(self, offset: int) -> list[list[tuple[int, int]]]:
+        """First and last position, from `offset` on, of each pair's (chosen, rejected)."""
+        return [[self._span(reply, offset) for reply in replies_of(pair)] for pair in self.pairs]
+
+    def _span(self, reply: Reply, offset: int) -> tuple[int, int]:
+        start = offset + self.replies[reply]
+        return start, start + len(reply.ids) - 1
 
 
 class Batch(NamedTuple):
-    """B rows of T tokens with P pairs; `pool` [P, 2]: flat positions of the ends of (chosen, rejected)."""
+    """B rows of T tokens with P pairs; `spans` [P, 2, 2]: flat first and last positions of (chosen, rejected)."""
 
     input_ids: Tensor
     attention_mask: Tensor
     position_ids: Tensor
-    pool: Tensor
+    spans: Tensor
 
 
 def replies_of(pair: TokenPair) -> tuple[Reply, Reply]:
@@ -131,12 +136,29 @@ def collate(rows: Sequence[PackedRow], pad: int, dtype: torch.dtype = torch.floa
     position_ids = torch.zeros(len(rows), longest, dtype=torch.long)
     # Padding sees itself, so that no row of the softmax is empty.
     allowed = torch.eye(longest, dtype=torch.bool).repeat(len(rows), 1, 1)
-    pool: list[list[int]] = []
+    spans: list[list[tuple[int, int]]] = []
     for number, row in enumerate(rows):
         _lay_out(row, input_ids[number], position_ids[number], allowed[number])
-        pool += [[number * longest + end for end in pair] for pair in row.ends()]
+        spans += row.spans(number * longest)
     mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
-    return Batch(input_ids, mask.unsqueeze(1), position_ids, torch.tensor(pool))
+    return Batch(input_ids, mask.unsqueeze(1), position_ids, torch.tensor(spans))
+
+
+def collate_apart(rows: Sequence[PackedRow], pad: int) -> Batch:
+    """The same pairs with nothing shared: every reply behind a prompt of its own, under a [B, T] mask."""
+    pairs = [pair for row in rows for pair in row.pairs]
+    texts = [(pair.prompt, reply.ids) for pair in pairs for reply in replies_of(pair)]
+    lengths = torch.tensor([len(prompt) + len(reply) for prompt, reply in texts])
+    longest = int(lengths.max())
+    input_ids = torch.full((len(texts), longest), pad, dtype=torch.long)
+    for line, (prompt, reply) in zip(input_ids, texts, strict=True):
+        line[: len(prompt) + len(reply)] = torch.tensor([*prompt, *reply])
+    places = torch.arange(longest)
+    starts = torch.arange(len(texts)) * longest
+    first = starts + torch.tensor([len(prompt) for prompt, _ in texts])
+    spans = torch.stack([first, starts + lengths - 1], dim=1).reshape(len(pairs), 2, 2)
+    mask = (places < lengths.unsqueeze(1)).long()
+    return Batch(input_ids, mask, places.repeat(len(texts), 1), spans)
 
 
 def _lay_out(row: PackedRow, ids: Tensor, positions: Tensor, allowed: Tensor) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reward_model.errors import BadInput
 from reward_model.formatting import FormattingRule
+from reward_model.model import Pooling
+from reward_model.training.losses import LossRecipe
 
 
 class _Section(BaseModel):
@@ -16,20 +19,27 @@ class _Section(BaseModel):
 
 
 class Source(_Section):
-    """One file of pairs, by its name without `.jsonl.gz`."""
+    """One file of pairs: `preferences/NAME.jsonl[.gz]` of the data folder, or `path`."""
 
+    path: Path | None = Field(None, description="The file, relative to the recipe.")
     max_pairs: int | None = Field(None, gt=0, description="Train on at most this many pairs, drawn by seed.")
     repeat: int = Field(1, gt=0, description="Times each pair is seen in an epoch.")
+    ties: bool = Field(False, description="Learn from ties too: for a loss with a place for them, or soft labels.")
 
 
 class ModelRecipe(_Section):
     """What is kept of the base, and what is learned on top."""
 
-    base: str = Field("bundled", description="`bundled`, or a folder of a causal model.")
-    layers: int = Field(12, gt=0)
+    base: str = Field("bundled", description="`bundled`, or a folder: the SFT checkpoint, a causal model, an encoder.")
+    layers: int | None = Field(12, gt=0, description="The first k layers are kept; without a number, all.")
+    pooling: Pooling = "last_completion_token"
+    tuning: Literal["lora", "full"] = "lora"
+    trainable_layers: int | None = Field(None, gt=0, description="Only the upper k of the kept layers learn.")
     lora_rank: int = Field(8, gt=0)
     lora_alpha: int = Field(16, gt=0)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
+    locales: list[str] = Field(default_factory=list, description="Locales that get a head of their own.")
+    score_clip: tuple[float, float] | None = Field(None, description="Bounds of the scores when serving.")
     start_from: Path | None = Field(
         None, description="Folder of a finished checkpoint of the same architecture, to go on from."
     )
@@ -39,15 +49,29 @@ class OptimRecipe(_Section):
     """AdamW with a cosine schedule."""
 
     epochs: float = Field(2.0, gt=0)
+    head_start: bool = Field(
+        False, description="The head starts from a logistic regression on the frozen states of the training pairs."
+    )
+    head_only_epochs: float = Field(0.0, ge=0, description="The head learns alone this long; then the layers join.")
     learning_rate: float = Field(3e-4, gt=0)
     head_learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     warmup_share: float = Field(0.05, ge=0, lt=1)
     rows_per_step: int = Field(4, gt=0)
     max_row_tokens: int = Field(1536, gt=0)
+    accumulate: int = Field(1, gt=0, description="Batches of rows whose gradients make one step.")
+    share_prefix: bool = Field(True, description="Compute a prompt once for all its replies (not in an encoder).")
     evaluations: int = Field(4, gt=0, description="Times that the run is validated and saved on its way.")
+    patience: int | None = Field(None, gt=0, description="Stop after so many validations without a better accuracy.")
     bf16: bool = Field(True, description="Frozen weights and products in bf16; what is learned stays fp32.")
     seed: int = 7
+
+
+class EnsembleRecipe(_Section):
+    """Members that learn from different shards of the groups, served as one conservative score."""
+
+    members: int = Field(2, gt=1)
+    deviations: float = Field(1.0, ge=0, description="The score is the members' mean less so many deviations.")
 
 
 class Recipe(_Section):
@@ -58,13 +82,15 @@ class Recipe(_Section):
     formatting: FormattingRule = Field(default_factory=FormattingRule)
     sources: dict[str, Source]
     authored: Source | None = Field(None, description="Pairs of the project's own labelled replies.")
+    loss: LossRecipe = Field(default_factory=LossRecipe)
     optim: OptimRecipe = Field(default_factory=OptimRecipe)
+    ensemble: EnsembleRecipe | None = None
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe; BadInput names the field at fault."""
+    """Read a recipe, its paths made relative to the working folder; BadInput names the field at fault."""
     try:
-        return Recipe.model_validate(tomllib.loads(path.read_text()))
+        return resolved(Recipe.model_validate(tomllib.loads(path.read_text())), path.parent)
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
@@ -72,3 +98,12 @@ def load_recipe(path: Path) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         raise BadInput(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def resolved(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with its sources' paths found from `folder`, where the recipe lies."""
+    found = {
+        name: source.model_copy(update={"path": folder / source.path}) if source.path else source
+        for name, source in recipe.sources.items()
+    }
+    return recipe.model_copy(update={"sources": found})

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 
 from reward_model import base_model
 from reward_model.base_model import sha256_of
@@ -17,49 +20,148 @@ from reward_model.checkpoint import (
     MANIFEST,
     WEIGHTS,
     Base,
+    Ensemble,
+    LoadedModel,
     Manifest,
     ScoreHistogram,
+    load_checkpoint,
     read_manifest,
     save_checkpoint,
+    save_ensemble,
     tokenizer_sha256,
     verify_files,
 )
 from reward_model.errors import BadInput
+from reward_model.model import layers_of
+from reward_model.training.build import Trainee, build
 from reward_model.training.card import model_card
 from reward_model.training.data import Pair, digest
+from reward_model.training.evaluate import score_pairs
 from reward_model.training.metrics import pair_figures
-from reward_model.training.mixture import Sources, cap, choose, read_sources
-from reward_model.training.recipe import Recipe
-from reward_model.training.trainer import Trainee, build, fit, rows_of, score_rows
+from reward_model.training.mixture import Sources, cap, choose, read_sources, shard
+from reward_model.training.recipe import EnsembleRecipe, ModelRecipe, Recipe
+from reward_model.training.trainer import fit, rows_of, score_rows
+from reward_model.training.training_report import training_report
 
 # Validation on the way is a glance; the held-out figures at the end use everything.
 VALIDATION_PAIRS = 500
 
 
-def train(recipe: Recipe, data: Path, out: Path, labels: Path | None) -> Manifest:
+def train(recipe: Recipe, data: Path, out: Path, labels: Path | None) -> Manifest | None:
     """Run `recipe` on `data/preferences/*.jsonl.gz` and the train split of `labels`; write `out`.
 
-    Raises BadInput when a file that the recipe names is missing or wrong, before anything is trained.
+    A run that was killed goes on from its last saved step when it is started again. Under `torchrun` or `accelerate
+    launch` every process takes its share of the rows and the first one writes; the others get None. Raises BadInput
+    when a file that the recipe names is missing or wrong, before anything is trained.
     """
     parent = read_parent(recipe)
     sources = read_sources(recipe, data, labels)
-    chosen = choose(recipe, sources)
+    if recipe.ensemble is None:
+        return _train_one(recipe, sources, out, parent)
+    return _train_ensemble(recipe, recipe.ensemble, sources, out, parent)
+
+
+def _train_one(
+    recipe: Recipe, sources: Sources, out: Path, parent: dict[str, Any] | None, part: tuple[int, int] = (0, 1)
+) -> Manifest | None:
+    chosen = {name: shard(pairs, *part) for name, pairs in choose(recipe, sources).items()}
     training = [pair for pairs in chosen.values() for pair in pairs]
     held_back = [pair for splits in sources.values() for pair in splits["validation"]]
     validation = cap(held_back, VALIDATION_PAIRS, recipe.optim.seed)
+    if not training or not validation:
+        raise BadInput(
+            f"{len(training)} pairs to train on and {len(validation)} to validate on: the sources are too small"
+        )
     trainee = build(recipe)
-    with tempfile.TemporaryDirectory(prefix="winnow-train-") as scratch:
-        log = fit(trainee, recipe.optim, training, validation, Path(scratch))
+    scratch = _scratch(recipe, out)
+    log = fit(trainee, recipe.loss, recipe.optim, training, validation, scratch)
+    if not PartialState().is_main_process:
+        return None
     metrics, scores = held_out_figures(trainee, sources, recipe.optim.max_row_tokens)
     metrics["log"] = [entry for entry in log if "eval_accuracy" in entry or "train_runtime" in entry]
     manifest = _manifest(recipe, trainee, sources, chosen, metrics, scores)
     manifest.parent = parent
-    texts = {
+    saved = save_checkpoint(out, trainee.model.backbone, trainee.model.head, manifest, _texts(manifest, log))
+    shutil.rmtree(scratch)
+    return saved
+
+
+def _train_ensemble(
+    recipe: Recipe, wanted: EnsembleRecipe, sources: Sources, out: Path, parent: dict[str, Any] | None
+) -> Manifest | None:
+    """Each member on its own shard and seed, then one checkpoint that holds them all."""
+    folders = []
+    for number in range(wanted.members):
+        optim = recipe.optim.model_copy(update={"seed": recipe.optim.seed + number})
+        name, version = recipe.id.split("@")
+        member = recipe.model_copy(update={"id": f"{name}-{number}@{version}", "optim": optim, "ensemble": None})
+        folder = out.parent / f".{out.name}.member-{number}"
+        # A run that was killed after a member was finished does not train it again.
+        if not folder.exists():
+            _train_one(member, sources, folder, parent, (number, wanted.members))
+        folders.append(folder)
+    if not PartialState().is_main_process:
+        return None
+    saved = combine(recipe, folders, sources, out)
+    for folder in folders:
+        shutil.rmtree(folder)
+    return saved
+
+
+def combine(recipe: Recipe, folders: Sequence[Path], sources: Sources, out: Path) -> Manifest:
+    """One ensemble checkpoint from its members' folders, measured as it will be served."""
+    assert recipe.ensemble is not None
+    members = [read_manifest(folder) for folder in folders]
+    moments = [_moments(manifest.reference_scores) for manifest in members]
+    ensemble = Ensemble(
+        deviations=recipe.ensemble.deviations,
+        members=[f"member-{number}" for number in range(len(folders))],
+        means=[mean for mean, _ in moments],
+        scales=[scale for _, scale in moments],
+    )
+    update = {"id": recipe.id, "recipe": recipe.model_dump(mode="json"), "ensemble": ensemble, "files": {}}
+    draft = members[0].model_copy(update=update)
+    with tempfile.TemporaryDirectory(prefix="winnow-ensemble-") as scratch:
+        first = Path(scratch) / "1"
+        save_ensemble(first, folders, draft)
+        metrics, scores = served_figures(load_checkpoint(first), sources)
+    trained = {f"member-{number}": manifest.data["trained"] for number, manifest in enumerate(members)}
+    manifest = draft.model_copy(
+        update={"metrics": metrics, "reference_scores": _histogram(scores), "data": {**draft.data, "members": trained}}
+    )
+    return save_ensemble(out, folders, manifest, _texts(manifest, []))
+
+
+def _moments(histogram: ScoreHistogram | None) -> tuple[float, float]:
+    """Mean and deviation of the scores behind a histogram."""
+    assert histogram is not None
+    middles = (np.array(histogram.edges[1:]) + np.array(histogram.edges[:-1])) / 2
+    mean = float(np.average(middles, weights=histogram.counts))
+    return mean, max(1e-3, float(np.sqrt(np.average((middles - mean) ** 2, weights=histogram.counts))))
+
+
+def _scratch(recipe: Recipe, out: Path) -> Path:
+    """Where a run saves its steps: beside the checkpoint, so that the same command goes on after a kill.
+
+    Raises BadInput when another recipe's unfinished run lies there.
+    """
+    folder = out.parent / f".{out.name}.training"
+    written = folder / "recipe.json"
+    ours = recipe.model_dump_json(indent=1)
+    if written.exists() and written.read_text() != ours:
+        raise BadInput(f"{folder} holds an unfinished run of another recipe; remove it, or choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    written.write_text(ours)
+    return folder
+
+
+def _texts(manifest: Manifest, log: list[Any]) -> dict[str, str]:
+    return {
         "README.md": model_card(manifest),
-        "evaluation.json": json.dumps(metrics, indent=1) + "\n",
+        "evaluation.json": json.dumps(manifest.metrics, indent=1) + "\n",
         "training_log.json": json.dumps(log) + "\n",
+        "report.html": training_report(manifest, log).html(),
     }
-    return save_checkpoint(out, trainee.model.backbone, trainee.model.head, manifest, texts)
 
 
 def read_parent(recipe: Recipe) -> dict[str, Any] | None:
@@ -73,7 +175,8 @@ def read_parent(recipe: Recipe) -> dict[str, Any] | None:
     parent = read_manifest(folder)
     verify_files(folder, parent)
     ours = {**recipe.model.model_dump(mode="json"), "start_from": None}
-    theirs = {**parent.recipe["model"], "start_from": None}
+    # Through the schema, so that an older recipe is read with the defaults of what it did not know yet.
+    theirs = {**ModelRecipe.model_validate(parent.recipe["model"]).model_dump(mode="json"), "start_from": None}
     if ours != theirs or recipe.formatting != parent.formatting:
         raise BadInput(
             f"the recipe's [model] and [formatting] must be those of {folder}: {theirs}, {parent.formatting}"
@@ -88,10 +191,17 @@ def held_out_figures(trainee: Trainee, sources: Sources, max_tokens: int) -> tup
     everything = []
     for name, splits in sources.items():
         rows = rows_of(splits["test"], trainee.formatter, max_tokens)
-        scores = score_rows(trainee.model, rows)
+        scores = score_rows(trainee.model, rows, locales=[pair.locale for pair in splits["test"]])
         figures[name] = pair_figures(splits["test"], scores)
         everything.append(scores)
     return {"held_out": figures}, np.concatenate(everything)
+
+
+def served_figures(model: LoadedModel, sources: Sources) -> tuple[dict[str, Any], Any]:
+    """The same of a loaded checkpoint."""
+    scores = {name: score_pairs(model, splits["test"]) for name, splits in sources.items()}
+    figures = {name: pair_figures(sources[name]["test"], found) for name, found in scores.items()}
+    return {"held_out": figures}, np.concatenate(list(scores.values()))
 
 
 def git_revision() -> str:
@@ -120,7 +230,6 @@ def _manifest(
     metrics: dict[str, Any],
     scores: Any,
 ) -> Manifest:
-    counts, edges = np.histogram(scores, bins=20)
     data = {
         name: {split: {"pairs": len(pairs), "digest": digest(pairs)} for split, pairs in splits.items()}
         for name, splits in sources.items()
@@ -129,8 +238,11 @@ def _manifest(
         id=recipe.id,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         base=_base(recipe, trainee.base),
-        layers=recipe.model.layers,
+        layers=len(layers_of(trainee.model.backbone)),
         hidden_size=trainee.model.head.in_features,
+        pooling=recipe.model.pooling,
+        locales=recipe.model.locales,
+        score_clip=recipe.model.score_clip,
         formatting=recipe.formatting,
         template_sha256=trainee.formatter.template_sha256,
         tokenizer_sha256=tokenizer_sha256(trainee.base),
@@ -142,10 +254,15 @@ def _manifest(
         },
         git_revision=git_revision(),
         metrics=metrics,
-        reference_scores=ScoreHistogram(
-            edges=[round(float(e), 4) for e in edges],
-            counts=[int(c) for c in counts],
-            of="both replies of every held-out pair",
-        ),
+        reference_scores=_histogram(scores),
         files={},
+    )
+
+
+def _histogram(scores: Any) -> ScoreHistogram:
+    counts, edges = np.histogram(scores, bins=20)
+    return ScoreHistogram(
+        edges=[round(float(e), 4) for e in edges],
+        counts=[int(c) for c in counts],
+        of="both replies of every held-out pair",
     )

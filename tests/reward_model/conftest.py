@@ -13,7 +13,7 @@ import torch
 from reward_model.base_model import sha256_of
 from reward_model.checkpoint import Base, Manifest, load_formatter, save_checkpoint, tokenizer_sha256
 from reward_model.formatting import Formatter, FormattingRule
-from reward_model.model import LORA_TARGETS, RewardModel, load_backbone
+from reward_model.model import RewardModel, load_backbone, lora_targets
 
 # SmolLM2's own template: a default system message, and a newline after each turn.
 TEMPLATE = (
@@ -84,7 +84,7 @@ def adapted(base: Path) -> RewardModel:
 
     torch.manual_seed(1)
     backbone = load_backbone(base, 2, torch.float32)
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=LORA_TARGETS, init_lora_weights=False)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=lora_targets(backbone), init_lora_weights=False)
     model = RewardModel(get_peft_model(backbone, config), HIDDEN)
     torch.nn.init.normal_(model.head.weight)
     return model.eval()

@@ -123,9 +123,15 @@ class FakeScorer:
         self.prefilled.append(orm)
 
     async def score(
-        self, prompt: list[dict[str, Any]], completions: list[dict[str, Any]], orm: str, route: str, deadline_ms: int
+        self,
+        prompt: list[dict[str, Any]],
+        completions: list[dict[str, Any]],
+        orm: str,
+        route: str,
+        deadline_ms: int,
+        locale: str | None = None,
     ) -> ScoreReply:
-        self.calls.append({"completions": completions, "orm": orm, "route": route})
+        self.calls.append({"completions": completions, "orm": orm, "route": route, "locale": locale})
         await asyncio.sleep(self.pause)
         if self.down:
             raise ScorerUnavailable("the scorer could not be reached")

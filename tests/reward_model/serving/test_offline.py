@@ -133,8 +133,8 @@ def test_a_scorer_that_is_not_there_is_said(jsonl: Writer) -> None:
 
 def test_a_score_that_is_no_number_is_never_written(model: LoadedModel, jsonl: Writer) -> None:
     class Broken(torch.nn.Module):
-        def forward(self, input_ids: torch.Tensor, pool: torch.Tensor) -> torch.Tensor:
-            return torch.full(pool.shape, torch.nan)
+        def forward(self, input_ids: torch.Tensor, spans: torch.Tensor) -> torch.Tensor:
+            return torch.full(spans.shape[:-1], torch.nan)
 
     with pytest.raises(EngineFailed, match="no number"):
         list(local_scores(str(jsonl("in.jsonl", rows(3))), replace(model, module=Broken())))

@@ -33,8 +33,8 @@ class LengthModel(nn.Module):
         super().__init__()
         self.sign = sign
 
-    def forward(self, input_ids: Tensor, pool: Tensor) -> Tensor:
-        return self.sign * (pool % input_ids.shape[1]).float() / 10
+    def forward(self, input_ids: Tensor, spans: Tensor) -> Tensor:
+        return self.sign * (spans[:, 1] % input_ids.shape[1]).float() / 10
 
 
 def _model(formatter: Formatter, sign: float = 1.0) -> LoadedModel:

@@ -36,8 +36,8 @@ class Unpacked(nn.Module):
         super().__init__()
         self.inner = inner
 
-    def forward(self, input_ids: Tensor, pool: Tensor) -> Tensor:
-        scores: Tensor = self.inner(input_ids, pool=pool)
+    def forward(self, input_ids: Tensor, spans: Tensor) -> Tensor:
+        scores: Tensor = self.inner(input_ids, spans=spans)
         return scores
 
 

@@ -23,7 +23,7 @@ def test_a_row_by_hand() -> None:
     # The same tokens after another prefix are another reply, for they see other tokens.
     assert batch.input_ids.tolist() == [[7, 8, 9, 4, 5, 2, 5, 2, 6]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 3, 4, 2, 3, 2]]
-    assert batch.pool.tolist() == [[3, 5], [7, 8]]
+    assert batch.spans[..., 1].tolist() == [[3, 5], [7, 8]]
     visible = (batch.attention_mask[0, 0] == 0).int().tolist()
     assert visible == [
         [1, 0, 0, 0, 0, 0, 0, 0, 0],

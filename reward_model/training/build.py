@@ -1,0 +1,89 @@
+"""What a run trains: a base's layers under an adapter, or learning in full, with a scalar head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import set_seed
+
+from reward_model import base_model
+from reward_model.checkpoint import load_adapter, load_formatter, load_head, load_tuned_backbone
+from reward_model.errors import BadInput
+from reward_model.formatting import Formatter
+from reward_model.model import RewardModel, layers_of, load_backbone, lora_targets
+from reward_model.training.recipe import ModelRecipe, Recipe
+
+
+@dataclass
+class Trainee:
+    """The reward model (its backbone a PEFT model, or tuned in full), its formatter and its base's folder."""
+
+    model: RewardModel
+    formatter: Formatter
+    base: Path
+
+
+def build(recipe: Recipe) -> Trainee:
+    """A reward model to be trained: what learns is in fp32, fresh or from a finished checkpoint.
+
+    Raises BadInput when the base has fewer layers than the recipe keeps, or too few positions.
+    """
+    set_seed(recipe.optim.seed)
+    wanted = recipe.model
+    base = base_model.prepare() if wanted.base == "bundled" else Path(wanted.base)
+    frozen_in_bf16 = recipe.optim.bf16 and wanted.tuning == "lora"
+    try:
+        backbone = load_backbone(base, wanted.layers, torch.bfloat16 if frozen_in_bf16 else torch.float32)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"the base {base} cannot be used: {error}") from error
+    _check_positions(recipe, backbone)
+    hidden = int(backbone.config.hidden_size)
+    tuned = _under_adapter(backbone, wanted) if wanted.tuning == "lora" else _in_full(backbone, wanted)
+    model = RewardModel(tuned, hidden, wanted.pooling, wanted.locales)
+    if wanted.start_from is not None:
+        if wanted.tuning == "full":
+            load_tuned_backbone(wanted.start_from, model)
+        load_head(wanted.start_from, model)
+    return Trainee(model, load_formatter(base, recipe.formatting), base)
+
+
+def _under_adapter(backbone: Any, recipe: ModelRecipe) -> Any:
+    if recipe.start_from is not None:
+        return load_adapter(recipe.start_from, backbone, trainable=True)
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        target_modules=lora_targets(backbone),
+        layers_to_transform=_upper(backbone, recipe.trainable_layers),
+        bias="none",
+    )
+    return get_peft_model(backbone, config)
+
+
+def _in_full(backbone: Any, recipe: ModelRecipe) -> Any:
+    backbone.requires_grad_(False)
+    layers = layers_of(backbone)
+    for number in _upper(backbone, recipe.trainable_layers) or range(len(layers)):
+        layers[number].requires_grad_(True)
+    return backbone
+
+
+def _upper(backbone: Any, count: int | None) -> list[int] | None:
+    """Numbers of the upper `count` layers; None for all."""
+    total = len(layers_of(backbone))
+    return None if count is None else list(range(max(0, total - count), total))
+
+
+def _check_positions(recipe: Recipe, backbone: Any) -> None:
+    longest = recipe.formatting.max_prompt_tokens + recipe.formatting.max_completion_tokens
+    room = int(backbone.config.max_position_embeddings)
+    if longest > room:
+        raise BadInput(
+            f"[formatting] allows {longest} tokens, the base {room}: lower max_prompt_tokens or max_completion_tokens"
+        )
