@@ -7,6 +7,7 @@ served, and choosing by it would flatter that. A variant whose line is already i
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
@@ -88,7 +89,8 @@ def ablate(path: Path, data: Path, results: Path) -> Iterator[dict[str, Any]]:
     )
     for name, recipe in recipes.items():
         if name not in done:
-            done[name] = {"variant": name, **_run(recipe, data, validation, results.parent / f".ablation-{name}")}
+            with tempfile.TemporaryDirectory(prefix="winnow-ablation-") as scratch:
+                done[name] = {"variant": name, **_run(recipe, data, validation, Path(scratch))}
             with results.open("a") as stream:
                 stream.write(json.dumps(done[name]) + "\n")
         yield done[name]
@@ -137,7 +139,7 @@ def serving_cost(trainee: Trainee) -> float:
         trainee.model.backbone = backbone.merge_and_unload()
     trainee.model.backbone.to(torch.bfloat16)
     model = LoadedModel("", trainee.formatter, trainee.model.eval(), None, None, torch.device("cpu"))
-    ids = [[1000 + (i + j) % 100 for j in range(PROMPT_TOKENS + COMPLETION_TOKENS)] for i in range(CANDIDATES)]
+    ids = [[5 + (i + j) % 100 for j in range(PROMPT_TOKENS + COMPLETION_TOKENS)] for i in range(CANDIDATES)]
     times = []
     for _ in range(6):
         began = time.monotonic()
