@@ -30,8 +30,8 @@ class Selection(BaseModel):
     policy: str | None = None
 
 
-class Calibration(BaseModel):
-    """A fitted map from score to probability, with what it was fitted on.
+class Curve(BaseModel):
+    """A map from score to probability.
 
     `platt`: p = 1 / (1 + exp(-(slope * score + intercept))) (Platt, 1999).
     `isotonic`: piecewise linear through (x, y), constant outside (Zadrozny and Elkan, 2002).
@@ -39,26 +39,16 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    format_version: Literal[1] = 1
-    orm: str
     method: Literal["platt", "isotonic"]
-    event: Literal["acceptable", "pair_winner"]
     slope: float | None = Field(None, gt=0, description="Platt only; positive, or a higher score would mean worse.")
     intercept: float | None = None
     x: list[float] | None = None
     y: list[float] | None = None
     labels: int = Field(gt=0)
     positives: int = Field(ge=0)
-    date: date
-    selection: Selection
-    fitted_on: dict[str, Any]
-    ece: float | None = None
-    ece_ci: tuple[float, float] | None = None
-    brier: float | None = None
-    brier_ci: tuple[float, float] | None = None
 
     @model_validator(mode="after")
-    def _has_its_parameters(self) -> Calibration:
+    def _has_its_parameters(self) -> Curve:
         if self.method == "platt" and (self.slope is None or self.intercept is None):
             raise ValueError("a platt calibrator needs slope and intercept")
         if self.method == "isotonic" and (not self.x or not self.y or len(self.x) != len(self.y)):
@@ -69,13 +59,8 @@ class Calibration(BaseModel):
             raise ValueError(f"{self.positives} positives are more than {self.labels} labels")
         return self
 
-    @property
-    def id(self) -> str:
-        """Names the calibrator in every answer that shows its probabilities."""
-        return f"{self.orm}/{self.method}"
-
-    def probability(self, scores: ArrayLike) -> NDArray[np.float64]:
-        """Probabilities of the event, of the same shape as `scores`."""
+    def on(self, scores: ArrayLike) -> NDArray[np.float64]:
+        """Probabilities, of the same shape as `scores`."""
         values = np.asarray(scores, dtype=np.float64)
         if self.method == "platt":
             assert self.slope is not None
@@ -88,10 +73,71 @@ class Calibration(BaseModel):
         assert self.y is not None
         return np.asarray(np.interp(values, self.x, self.y), dtype=np.float64)
 
+
+class AcceptThreshold(BaseModel):
+    """The lowest probability at which a bucket's winners may be accepted; None where the labels support none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    probability: float | None
+    score: float | None
+    accepted: int = Field(description="Labelled winners at or above it.")
+    unacceptable: int
+    labels: int
+    why: str = Field("", description="What is missing, where there is no threshold.")
+
+
+class RiskControl(BaseModel):
+    """Thresholds under which the share of unacceptable answers among accepted ones is at most `alpha`.
+
+    In all buckets together, with confidence 1 - `delta` (Learn-then-Test; Angelopoulos et al., 2021).
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    alpha: float = Field(gt=0, lt=1)
+    delta: float = Field(gt=0, lt=1)
+    by_route: dict[str, AcceptThreshold]
+
+
+class Calibration(Curve):
+    """A fitted map from score to probability, with what it was fitted on; a route may have a curve of its own."""
+
+    format_version: Literal[1] = 1
+    orm: str
+    event: Literal["acceptable", "pair_winner"]
+    date: date
+    selection: Selection
+    fitted_on: dict[str, Any]
+    by_route: dict[str, Curve] = Field(default_factory=dict)
+    risk_control: RiskControl | None = None
+    ece: float | None = None
+    ece_ci: tuple[float, float] | None = None
+    brier: float | None = None
+    brier_ci: tuple[float, float] | None = None
+
+    @property
+    def id(self) -> str:
+        """Names the calibrator in every answer that shows its probabilities."""
+        return f"{self.orm}/{self.method}"
+
+    def probability(self, scores: ArrayLike, route: str | None = None) -> NDArray[np.float64]:
+        """Probabilities of the event, of the shape of `scores`, by the route's own curve or else the shared one."""
+        return self.by_route.get(route or "", self).on(scores)
+
     def public(self) -> dict[str, Any]:
         """What an answer says of its probabilities."""
         shown = self.model_dump(mode="json", include={"method", "event", "labels", "date", "ece", "brier"})
         return {"id": self.id, **shown, "selection": self.selection.model_dump(exclude_none=True)}
+
+
+# Which route an answer to a bucket's prompt takes, where their names differ.
+_ROUTE_OF = {"refund": "billing"}
+
+
+def route_of(bucket: str) -> str:
+    """The gateway's route for a bucket of the labels: refunds are billing."""
+    return _ROUTE_OF.get(bucket, bucket)
 
 
 def _rises(values: list[float] | None) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 from reward_model.errors import BadInput
@@ -49,3 +50,12 @@ def _parse(path: str, number: int, line: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadInput(f"{path}, line {number}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """One object a line, in one step; a name that ends in .gz is compressed, the same rows giving the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    scratch = path.with_name(f".{path.name}.writing")
+    scratch.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+    scratch.replace(path)

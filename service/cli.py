@@ -34,6 +34,7 @@ COMMANDS: dict[str, Entry] = {
     "data": Entry("reward_model.training.data_cli:data_app", "Prepare preference data.", "train"),
     "train": Entry("reward_model.training.cli:train_app", "Train a reward model from a recipe.", "train"),
     "ablate": Entry("reward_model.training.cli:ablate_app", "Train variants of a recipe and compare them.", "train"),
+    "redteam": Entry("reward_model.training.redteam_cli:redteam_app", "Try to game a reward model.", "train"),
     "calibrate": Entry("reward_model.training.calibrate_cli:calibrate_app", "Fit a checkpoint's calibrator.", "train"),
     "route-train": Entry("routing.cli:route_train_app", "Train the router.", "train"),
     "loadtest": Entry("loadtest.cli:loadtest_app", "Load a gateway and check its objectives."),

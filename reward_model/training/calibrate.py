@@ -10,39 +10,45 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reward_model.calibration import Calibration, Selection
-from reward_model.checkpoint import LoadedModel
+from reward_model.calibration import AcceptThreshold, Calibration, Curve, RiskControl, Selection, route_of
 from reward_model.errors import BadInput
-from reward_model.training.data import LabelledReply, as_completion, digest
-from reward_model.training.evaluate import score_sequences
+from reward_model.training.curves import Method, fit_curve, fit_isotonic, fit_platt
+from reward_model.training.data import LabelledReply, digest
 from reward_model.training.metrics import brier, expected_calibration_error
+from reward_model.training.scoring import Floats, Score
+from reward_model.training.thresholds import risk_controlled
 
-Floats = NDArray[np.float64]
 Population = Literal["candidates", "winners"]
 FOLDS = 10
 # Below this a fitted probability is hardly better than the base rate.
 MIN_LABELS = 50
 # With fewer winners than this, a fit on them alone is mostly noise, and is reported but not used.
 MIN_WINNERS = 150
+# Isotonic regression overfits below about a thousand labels (Niculescu-Mizil and Caruana, 2005).
+ISOTONIC_LABELS = 1000
+# What a route needs for a curve of its own.
+ROUTE_LABELS = 100
+ROUTE_LABELS_OF_A_KIND = 10
 _TIE = 1e-6
 
 
-class Platt(NamedTuple):
-    """p = 1 / (1 + exp(-(slope * score + intercept)))."""
+@dataclass(frozen=True)
+class How:
+    """What is fitted: the method, curves by route, and the risk that accepted answers may carry."""
 
-    slope: float
-    intercept: float
-
-    def probability(self, scores: Floats) -> Floats:
-        """Probability of the event for each score."""
-        return np.asarray(1 / (1 + np.exp(-np.clip(self.slope * scores + self.intercept, -500, 500))))
+    method: Literal["platt", "isotonic", "auto"] = "auto"
+    by_route: bool = True
+    alpha: float = 0.05
+    delta: float = 0.05
+    bootstraps: int = 1000
 
 
 @dataclass(frozen=True)
@@ -53,47 +59,83 @@ class Labelled:
     labels: Floats
     groups: NDArray[np.int64]
     winner: NDArray[np.bool_]
+    routes: NDArray[np.str_]
 
 
-def calibrate(model: LoadedModel, replies: Sequence[LabelledReply], bootstraps: int = 1000) -> Calibration:
-    """Fit and measure a calibrator for `model` on labelled replies.
+def calibrate(
+    orm: str,
+    replies: Sequence[LabelledReply],
+    score: Score,
+    how: How = How(),
+) -> Calibration:
+    """Fit and measure a calibrator for the checkpoint `orm` on labelled replies.
 
     Raises BadInput for too few labels, labels of one kind only, replies sampled under different policies, or
     a fit in which a higher score means a less acceptable reply.
     """
     selection = shared_selection(replies)
-    data = score_labelled(model, replies)
+    data = labelled(replies, score(replies))
     _check(data)
-    report = {name: cross_validated(data, name, bootstraps) for name in ("candidates", "winners")}
+    method = how.method if how.method != "auto" else "isotonic" if len(data.labels) >= ISOTONIC_LABELS else "platt"
+    report = {name: cross_validated(data, name, how.bootstraps, method) for name in ("candidates", "winners")}
     enough = data.winner.sum() >= MIN_WINNERS
     kept = "winners" if enough and report["winners"]["brier"] < report["candidates"]["brier"] else "candidates"
     rows = np.flatnonzero(data.winner) if kept == "winners" else np.arange(len(data.labels))
-    labels = data.labels[rows]
-    fit = fit_platt(data.scores[rows], labels)
-    if fit.slope <= 0:
-        raise BadInput(
-            f"the fitted slope is {fit.slope:.3f}: a higher score would mean a less acceptable reply. "
-            "These labels and this model disagree; a calibrator cannot mend that"
-        )
-    return Calibration(
-        orm=model.id,
-        method="platt",
+    curve = fit_curve(method, data.scores[rows], data.labels[rows])
+    calibration = Calibration(
+        **curve.model_dump(),
+        orm=orm,
         event="acceptable",
-        slope=fit.slope,
-        intercept=fit.intercept,
-        labels=len(labels),
-        positives=int(labels.sum()),
         date=datetime.now(UTC).date(),
         selection=selection,
         fitted_on={
             **_provenance(replies, data, kept, report),
-            "slope_ci": slope_interval(data, rows, bootstraps),
+            "slope_ci": slope_interval(data, rows, how.bootstraps) if method == "platt" else None,
         },
+        by_route=route_curves(data, rows, method) if how.by_route else {},
         ece=report[kept]["ece"],
         ece_ci=report[kept]["ece_ci"],
         brier=report[kept]["brier"],
         brier_ci=report[kept]["brier_ci"],
     )
+    return calibration.model_copy(update={"risk_control": control_risk(calibration, data, how.alpha, how.delta)})
+
+
+def route_curves(data: Labelled, rows: NDArray[np.int64], method: Method) -> dict[str, Curve]:
+    """A curve of its own for each route with enough labels of both kinds; the others use the shared one."""
+    curves = {}
+    for route in sorted(set(data.routes.tolist())):
+        members = rows[data.routes[rows] == route]
+        kinds = np.bincount(data.labels[members].astype(int), minlength=2)
+        if len(members) >= ROUTE_LABELS and kinds.min() >= ROUTE_LABELS_OF_A_KIND:
+            with suppress(BadInput):  # a route whose labels contradict the scores keeps the shared curve
+                curves[route] = fit_curve(method, data.scores[members], data.labels[members])
+    return curves
+
+
+def control_risk(calibration: Calibration, data: Labelled, alpha: float, delta: float) -> RiskControl:
+    """Accept thresholds by route, on winners alone: they are what is accepted or not.
+
+    Tested on raw scores, at their own quantiles, so that neither grid nor order depends on a label; a curve that
+    rises turns the score into the probability that a route is configured with.
+    """
+    routes = sorted(set(data.routes.tolist()))
+    found = {}
+    for route in routes:
+        of_route = data.winner & (data.routes == route)
+        scores, labels = data.scores[of_route], data.labels[of_route]
+        grid = np.unique(np.quantile(scores, np.linspace(0, 1, 101), method="higher"))[::-1]
+        threshold = risk_controlled(scores, labels, alpha, delta / len(routes), grid)
+        least = threshold.threshold
+        found[route] = AcceptThreshold(
+            probability=None if least is None else float(calibration.probability([least], route)[0]),
+            score=least,
+            accepted=threshold.accepted,
+            unacceptable=threshold.unacceptable,
+            labels=threshold.labels,
+            why=threshold.why,
+        )
+    return RiskControl(alpha=alpha, delta=delta, by_route=found)
 
 
 def shared_selection(replies: Sequence[LabelledReply]) -> Selection:
@@ -108,25 +150,20 @@ def shared_selection(replies: Sequence[LabelledReply]) -> Selection:
     return Selection(n=n, stopping_rule="all_scored", temperature=temperature, policy=policy)
 
 
-def score_labelled(model: LoadedModel, replies: Sequence[LabelledReply]) -> Labelled:
-    """Score the replies through the serving format and find each prompt's winner."""
-    formatter = model.formatter
-    sequences = [
-        formatter.prompt_ids(reply.prompt) + formatter.completion_ids(as_completion(reply.completion))
-        for reply in replies
-    ]
-    scores = score_sequences(model, sequences).astype(np.float64)
-    names = sorted({reply.group for reply in replies})
+def labelled(replies: Sequence[LabelledReply], scores: Floats) -> Labelled:
+    """The replies as arrays, each prompt's winner found."""
+    names = {name: number for number, name in enumerate(sorted({reply.group for reply in replies}))}
     return Labelled(
         scores=scores,
         labels=np.array([reply.acceptable for reply in replies], dtype=np.float64),
-        groups=np.array([names.index(reply.group) for reply in replies]),
+        groups=np.array([names[reply.group] for reply in replies]),
         winner=winners(scores, replies),
+        routes=np.array([route_of(reply.bucket) for reply in replies]),
     )
 
 
 def winners(scores: Floats, replies: Sequence[LabelledReply]) -> NDArray[np.bool_]:
-    """Each prompt's reply that serving would select.
+    """Each prompt's reply that serving would select; one judged alone had won unless its rank says not.
 
     A reply that was cut off loses to one that ended; then the highest score, ties within 1e-6 to the fewer tokens.
     """
@@ -135,6 +172,9 @@ def winners(scores: Floats, replies: Sequence[LabelledReply]) -> NDArray[np.bool
         by_prompt[reply.prompt_key()].append(index)
     chosen = np.zeros(len(replies), dtype=bool)
     for members in by_prompt.values():
+        selection = replies[members[0]].selection
+        if len(members) == 1 and selection is not None and selection.rank not in (None, 1):
+            continue  # the only one that was judged, and it had not won
         ended = [i for i in members if replies[i].finish_reason != "length"] or members
         best = max(scores[i] for i in ended)
         tied = [i for i in ended if scores[i] >= best - _TIE]
@@ -142,39 +182,15 @@ def winners(scores: Floats, replies: Sequence[LabelledReply]) -> NDArray[np.bool
     return chosen
 
 
-def fit_platt(scores: Floats, labels: Floats) -> Platt:
-    """Logistic regression of smoothed labels on the score (Platt, 1999; Lin, Lin and Weng, 2007).
-
-    The targets (N+ + 1) / (N+ + 2) and 1 / (N- + 2) keep a separable set from an infinite slope. A soft
-    target t is given to scikit-learn as one positive of weight t and one negative of weight 1 - t.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    positives = labels.sum()
-    high, low = (positives + 1) / (positives + 2), 1 / (len(labels) - positives + 2)
-    targets = np.where(labels > 0.5, high, low)
-    regression = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000)
-    regression.fit(
-        np.concatenate([scores, scores])[:, None],
-        np.repeat([1, 0], len(scores)),
-        sample_weight=np.concatenate([targets, 1 - targets]),
-    )
-    return Platt(float(regression.coef_[0, 0]), float(regression.intercept_[0]))
-
-
-def cross_validated(data: Labelled, fit_on: Population, bootstraps: int) -> dict[str, Any]:
+def cross_validated(data: Labelled, fit_on: Population, bootstraps: int, method: Method = "platt") -> dict[str, Any]:
     """ECE and Brier score on winners whose group the fit left out, with 95 % bootstrap intervals by group."""
-    probabilities = np.full(len(data.scores), np.nan)
-    usable = data.winner if fit_on == "winners" else np.ones(len(data.scores), dtype=bool)
-    folds = _fold_of(data.groups)
-    for fold in range(FOLDS):
-        train, held_out = usable & (folds != fold), folds == fold
-        probabilities[held_out] = fit_platt(data.scores[train], data.labels[train]).probability(data.scores[held_out])
+    probabilities = held_out_probabilities(data, fit_on, method)
     shown, labels, groups = probabilities[data.winner], data.labels[data.winner], data.groups[data.winner]
     draws = [_figures(shown[rows], labels[rows]) for rows in _resamples(groups, bootstraps)]
     low, high = np.percentile(np.array(draws), [2.5, 97.5], axis=0).round(4)
     ece, brier_score = _figures(shown, labels)
     return {
+        "auc": ranking(data.scores[data.winner], labels),
         "winners": len(labels),
         "acceptable_winners": int(labels.sum()),
         "mean_probability": round(float(shown.mean()), 4),
@@ -186,6 +202,21 @@ def cross_validated(data: Labelled, fit_on: Population, bootstraps: int) -> dict
     }
 
 
+def held_out_probabilities(data: Labelled, fit_on: Population, method: Method) -> Floats:
+    """Each reply's probability by a fit that did not see its group."""
+    probabilities = np.full(len(data.scores), np.nan)
+    usable = data.winner if fit_on == "winners" else np.ones(len(data.scores), dtype=bool)
+    folds = _fold_of(data.groups)
+    for fold in range(FOLDS):
+        train, held_out = usable & (folds != fold), folds == fold
+        scores, labels = data.scores[train], data.labels[train]
+        if method == "platt":
+            probabilities[held_out] = fit_platt(scores, labels).probability(data.scores[held_out])
+        else:
+            probabilities[held_out] = np.interp(data.scores[held_out], *fit_isotonic(scores, labels))
+    return probabilities
+
+
 def slope_interval(data: Labelled, rows: NDArray[np.int64], bootstraps: int) -> tuple[float, float]:
     """95 % bootstrap interval, by group, of the Platt slope: one that reaches below 0 is hardly a signal."""
     slopes = [
@@ -195,6 +226,13 @@ def slope_interval(data: Labelled, rows: NDArray[np.int64], bootstraps: int) -> 
     ]
     low, high = np.percentile(slopes, [2.5, 97.5])
     return round(float(low), 4), round(float(high), 4)
+
+
+def ranking(scores: Floats, labels: Floats) -> float | None:
+    """Area under the ROC curve: how often an acceptable winner scores above an unacceptable one; 0.5 is chance."""
+    from sklearn.metrics import roc_auc_score
+
+    return round(float(roc_auc_score(labels, scores)), 4) if 0 < labels.sum() < len(labels) else None
 
 
 def _figures(probabilities: Floats, labels: Floats) -> tuple[float, float]:
@@ -222,6 +260,8 @@ def _check(data: Labelled) -> None:
         raise BadInput(f"{len(data.labels)} labelled replies are too few to calibrate on; {MIN_LABELS} are the least")
     if positives in (0, len(data.labels)):
         raise BadInput("all replies carry the same label; a calibrator needs acceptable and unacceptable ones")
+    if not data.winner.any():
+        raise BadInput("no reply here is its prompt's winner; a calibrator is measured on winners")
     if len(np.unique(data.groups)) < FOLDS:
         raise BadInput(f"the labels need at least {FOLDS} groups, to measure on groups that were left out")
 

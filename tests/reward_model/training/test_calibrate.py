@@ -1,44 +1,42 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from scipy.optimize import minimize
-from torch import Tensor, nn
 
-from reward_model.checkpoint import LoadedModel
 from reward_model.errors import BadInput
-from reward_model.formatting import Formatter
 from reward_model.training.calibrate import (
     FOLDS,
+    How,
     Labelled,
     calibrate,
+    control_risk,
     cross_validated,
-    fit_platt,
+    labelled,
+    route_curves,
     shared_selection,
     winners,
 )
-from reward_model.training.data import LabelledReply, as_completion
+from reward_model.training.curves import fit_curve, fit_platt
+from reward_model.training.data import LabelledReply
+from reward_model.training.scoring import Score
 
 SELECTION = {"n": 4, "policy": "tiny", "temperature": 0.8}
 
 
-class LengthModel(nn.Module):
-    """Scores a reply by its place: the longer the sequence, the higher, by `sign`."""
+def by_length(sign: float = 1.0) -> Score:
+    """Scores a reply by its length, and one that is longer higher, by `sign`."""
 
-    def __init__(self, sign: float = 1.0) -> None:
-        super().__init__()
-        self.sign = sign
+    def score(replies: Sequence[LabelledReply]) -> np.ndarray:
+        return np.array([sign * len(str(reply.completion)) / 10 for reply in replies])
 
-    def forward(self, input_ids: Tensor, spans: Tensor) -> Tensor:
-        return self.sign * (spans[:, 1] % input_ids.shape[1]).float() / 10
+    return score
 
 
-def _model(formatter: Formatter, sign: float = 1.0) -> LoadedModel:
-    return LoadedModel("toy@1", formatter, LengthModel(sign), None, None, torch.device("cpu"))
+QUICK = How(bootstraps=50)
 
 
 def _reply(group: int, index: int, words: int, acceptable: bool, **changes: Any) -> LabelledReply:
@@ -110,8 +108,8 @@ def test_a_reply_that_was_cut_off_wins_only_among_its_like() -> None:
     assert winners(np.array([3.0, 1.0, 3.0, 1.0]), replies).tolist() == [False, True, True, False]
 
 
-def test_a_calibrator_says_what_it_stands_on(formatter: Formatter, replies: list[LabelledReply]) -> None:
-    calibration = calibrate(_model(formatter), replies, bootstraps=50)
+def test_a_calibrator_says_what_it_stands_on(replies: list[LabelledReply]) -> None:
+    calibration = calibrate("toy@1", replies, by_length(), QUICK)
     assert (calibration.orm, calibration.method, calibration.event) == ("toy@1", "platt", "acceptable")
     assert calibration.selection.model_dump() == {**SELECTION, "stopping_rule": "all_scored"}
     assert calibration.slope is not None
@@ -134,25 +132,28 @@ def test_no_group_is_in_its_own_fit() -> None:
     # Each group has its own label and all scores are equal: a fit that saw the group would lean towards it.
     groups = np.arange(FOLDS)
     labels = (groups % 2).astype(float)
-    data = Labelled(np.zeros(FOLDS), labels, groups, np.ones(FOLDS, dtype=bool))
+    data = Labelled(np.zeros(FOLDS), labels, groups, np.ones(FOLDS, dtype=bool), np.array(["billing"] * FOLDS))
     figures = cross_validated(data, "winners", bootstraps=10)
     # Leaving a positive out of 5 + 5 leaves 4 + 5: the smoothed base rate is below one half, and the other way.
     assert figures["brier"] > 0.25
 
 
-def test_a_model_that_prefers_bad_replies_is_refused(formatter: Formatter, replies: list[LabelledReply]) -> None:
-    with pytest.raises(BadInput, match="slope is -"):
-        calibrate(_model(formatter, sign=-1.0), replies, bootstraps=10)
+@pytest.mark.parametrize(("method", "said"), [("platt", "slope is -"), ("isotonic", "fit is flat")])
+def test_a_model_that_prefers_bad_replies_is_refused(method: Any, said: str) -> None:
+    scores, labels = np.arange(60.0), (np.arange(60) < 30).astype(float)
+    with pytest.raises(BadInput, match=said):
+        fit_curve(method, scores, labels)
 
 
-def test_labels_that_cannot_calibrate_are_refused(formatter: Formatter, replies: list[LabelledReply]) -> None:
-    model = _model(formatter)
+def test_labels_that_cannot_calibrate_are_refused(replies: list[LabelledReply]) -> None:
     with pytest.raises(BadInput, match="too few"):
-        calibrate(model, replies[:40])
+        calibrate("toy@1", replies[:40], by_length(), QUICK)
     with pytest.raises(BadInput, match="same label"):
-        calibrate(model, [reply.model_copy(update={"acceptable": True}) for reply in replies])
+        same = [reply.model_copy(update={"acceptable": True}) for reply in replies]
+        calibrate("toy@1", same, by_length(), QUICK)
     with pytest.raises(BadInput, match="at least 10 groups"):
-        calibrate(model, [reply.model_copy(update={"group": "one"}) for reply in replies])
+        one = [reply.model_copy(update={"group": "one"}) for reply in replies]
+        calibrate("toy@1", one, by_length(), QUICK)
 
 
 def test_labels_of_two_selection_policies_are_not_mixed(replies: list[LabelledReply]) -> None:
@@ -165,8 +166,68 @@ def test_labels_of_two_selection_policies_are_not_mixed(replies: list[LabelledRe
             shared_selection(wrong)
 
 
-def test_scores_come_from_the_serving_format(formatter: Formatter) -> None:
-    model = replace(_model(formatter), id="other@2")
-    reply = _reply(0, 0, 3, True)
-    sequence = formatter.prompt_ids(reply.prompt) + formatter.completion_ids(as_completion(reply.completion))
-    assert model.score([sequence]).item() == pytest.approx((len(sequence) - 1) / 10)
+def test_a_reply_judged_alone_is_a_winner_unless_its_rank_says_not() -> None:
+    ranked = [{**SELECTION, "rank": rank} for rank in (1, 2, None)]
+    replies = [_reply(i, 0, 5, True, selection=selection) for i, selection in enumerate(ranked)]
+    assert winners(np.zeros(3), replies).tolist() == [True, False, True]
+
+
+def test_an_isotonic_fit_is_scikit_learn_s() -> None:
+    from sklearn.isotonic import IsotonicRegression
+
+    generator = np.random.default_rng(0)
+    scores = generator.normal(size=300)
+    labels = (generator.random(300) < 1 / (1 + np.exp(-scores))).astype(float)
+    expected = IsotonicRegression(out_of_bounds="clip").fit(scores, labels)
+    points = np.linspace(-4, 4, 50)
+    curve = fit_curve("isotonic", scores, labels)
+    assert curve.on(points) == pytest.approx(expected.predict(points))
+    assert (curve.labels, curve.positives) == (300, int(labels.sum()))
+
+
+def _data(scores: np.ndarray, labels: np.ndarray, routes: np.ndarray) -> Labelled:
+    return Labelled(scores, labels, np.arange(len(scores)), np.ones(len(scores), dtype=bool), routes)
+
+
+def test_a_route_gets_its_own_curve_only_with_labels_enough() -> None:
+    generator = np.random.default_rng(1)
+    scores = generator.normal(size=260)
+    routes = np.array(["billing"] * 160 + ["fraud"] * 100)
+    labels = (scores + np.where(routes == "billing", 1.0, 0.0) + generator.normal(size=260) > 0).astype(float)
+    labels[160:] = 0
+    labels[160:165] = 1  # five positives are too few for a curve of fraud
+    data = _data(scores, labels, routes)
+    curves = route_curves(data, np.arange(260), "platt")
+    assert list(curves) == ["billing"]
+    alone = fit_platt(scores[:160], labels[:160])
+    assert (curves["billing"].slope, curves["billing"].intercept) == pytest.approx(tuple(alone))
+
+
+def test_thresholds_are_of_winners_by_route_and_refunds_are_billing(replies: list[LabelledReply]) -> None:
+    asked = [r.model_copy(update={"bucket": "refund"}) if r.bucket == "billing" else r for r in replies]
+    data = labelled(asked, by_length()(asked))
+    assert set(data.routes.tolist()) == {"billing", "fraud"}
+    calibration = calibrate("toy@1", asked, by_length(), QUICK)
+    control = calibration.risk_control
+    assert control is not None
+    # 20 winners a route cannot carry a promise of 5 %.
+    assert {name: t.probability for name, t in control.by_route.items()} == {"billing": None, "fraud": None}
+    assert "too few" in control.by_route["fraud"].why
+
+
+def test_a_threshold_on_the_score_is_told_as_the_probability_that_a_route_is_configured_with() -> None:
+    scores = np.concatenate([np.full(100, 2.0), np.full(100, -2.0)])
+    labels = np.repeat([1.0, 0.0], 100)
+    data = _data(scores, labels, np.array(["fraud"] * 200))
+    curve = fit_curve("platt", scores, labels)
+    calibration = calibrate("toy@1", _many(), by_length(), QUICK).model_copy(
+        update={"slope": curve.slope, "intercept": curve.intercept, "by_route": {}}
+    )
+    found = control_risk(calibration, data, 0.05, 0.05).by_route["fraud"]
+    assert (found.score, found.accepted, found.unacceptable) == (2.0, 100, 0)
+    assert found.probability == pytest.approx(float(curve.on([2.0])[0]))
+
+
+def _many() -> list[LabelledReply]:
+    generator = np.random.default_rng(3)
+    return [_reply(g, 0, int(w), bool(w > 20)) for g, w in enumerate(generator.integers(1, 40, size=80))]

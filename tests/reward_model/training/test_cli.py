@@ -42,8 +42,8 @@ def test_calibrate_writes_the_calibrator_of_the_calibration_split(checkpoint: Pa
             text = f"reply {group} {index}"
             rows.append((group, index, text))
     from reward_model.checkpoint import load_checkpoint
-    from reward_model.training.calibrate import score_labelled
-    from reward_model.training.data import LabelledReply
+    from reward_model.training.data import LabelledReply, as_completion
+    from reward_model.training.evaluate import score_sequences
 
     def label(group: int, index: int, text: str, acceptable: bool, split: str) -> dict[str, Any]:
         prompt = [{"role": "user", "content": f"q{group}"}]
@@ -53,7 +53,11 @@ def test_calibrate_writes_the_calibrator_of_the_calibration_split(checkpoint: Pa
 
     model = load_checkpoint(checkpoint)
     unlabelled = [LabelledReply.model_validate(label(*row, False, "calibration")) for row in rows]
-    scores = score_labelled(model, unlabelled).scores
+    form = model.formatter
+    scores = score_sequences(
+        model,
+        [form.prompt_ids(r.prompt) + form.completion_ids(as_completion(r.completion)) for r in unlabelled],
+    )
     middle = sorted(scores)[len(scores) // 2]
     labels = [label(*row, bool(score > middle), "calibration") for row, score in zip(rows, scores, strict=True)]
     # Of another split, and wrong: it must not be read.

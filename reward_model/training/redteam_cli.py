@@ -1,0 +1,67 @@
+"""`winnow redteam`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from reward_model.errors import BadInput
+from reward_model.training.console import clear_errors
+
+if TYPE_CHECKING:
+    from reward_model.training.data import Pair
+
+redteam_app = typer.Typer(add_completion=False)
+
+
+@redteam_app.command()
+def redteam(
+    pairs: Annotated[str, typer.Argument(help="JSONL of honest pairs; may end in .gz, or be -.")],
+    model: Annotated[str, typer.Option(help="Name, name@version, alias, folder or hub id.")] = "winnow-orm",
+    registry: Annotated[
+        Path | None, typer.Option(envvar="WINNOW_REGISTRY", help="Folder of checkpoints beside the bundled one.")
+    ] = None,
+    limit: Annotated[float, typer.Option(min=0, max=1, help="Rate of success that no attack may exceed.")] = 0.25,
+    most: Annotated[int, typer.Option(min=1, help="Attack at most this many pairs.")] = 150,
+    seed: Annotated[int, typer.Option(help="Draws pairs and phrases.")] = 7,
+    split: Annotated[str | None, typer.Option(help="Only pairs that the file puts in this split.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the result there too: redteam.json of a checkpoint.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a report with plots there.")] = None,
+    emit_pairs: Annotated[
+        Path | None, typer.Option(help="Attack nothing; write pairs that teach a model to resist.")
+    ] = None,
+    hold_out: Annotated[str, typer.Option(help="Attacks to leave out of those pairs, separated by commas.")] = "",
+) -> None:
+    """Rewrite losing replies to game the model; exits with 1 when an attack succeeds too often."""
+    from reward_model.training.data import Pair, read_rows
+
+    with clear_errors():
+        rows = [pair for pair in read_rows(pairs, Pair) if split is None or pair.split == split]
+        if not rows:
+            raise BadInput(f"{pairs} has no pairs{f' of the split {split}' if split else ''}")
+        if emit_pairs is not None:
+            print(json.dumps(_emit(rows, emit_pairs, seed, [name for name in hold_out.split(",") if name])))
+            return
+        from reward_model.loading import load_model
+        from reward_model.training import redteam as team
+        from reward_model.training.redteam_report import redteam_report
+
+        result = team.redteam(load_model(model, registry), rows, seed, limit, most)
+        if out is not None:
+            out.write_text(json.dumps(result, indent=1) + "\n")
+        if html is not None:
+            redteam_report(result).write(html)
+    print(json.dumps(result))
+    raise typer.Exit(0 if result["passed"] else 1)
+
+
+def _emit(rows: list[Pair], path: Path, seed: int, hold_out: list[str]) -> dict[str, object]:
+    from reward_model.jsonl import write_jsonl
+    from reward_model.training.redteam import mitigation_pairs
+
+    made = [pair.model_dump(mode="json", exclude_none=True) for pair in mitigation_pairs(rows, seed, hold_out)]
+    write_jsonl(path, made)
+    return {"pairs": len(made), "path": str(path), "held_out": hold_out}

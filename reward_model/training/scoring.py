@@ -1,0 +1,108 @@
+"""Scores of labelled replies through the path that serves: POST /v1/score of a running scorer."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from reward_model.errors import RewardModelError, SetupError
+from reward_model.training.data import LabelledReply, as_completion
+
+Floats = NDArray[np.float64]
+# What calibration needs of a model: the raw score of each reply.
+Score = Callable[[Sequence[LabelledReply]], Floats]
+
+_READY_SECONDS = 180.0
+_AT_A_TIME = 4
+
+
+def scored_by(url: str, orm: str, api_key: str | None = None) -> Score:
+    """A scorer at `url`, pinned to the checkpoint `orm`; RewardModelError when it answers anything but scores of it."""
+
+    def score(replies: Sequence[LabelledReply]) -> Floats:
+        prompts: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        for number, reply in enumerate(replies):
+            prompts[reply.prompt_key()].append(number)
+        scores = np.zeros(len(replies))
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        with (
+            httpx.Client(base_url=url, timeout=300, headers=headers) as client,
+            ThreadPoolExecutor(_AT_A_TIME) as pool,
+        ):
+            asked = pool.map(lambda members: _ask(client, orm, [replies[i] for i in members]), prompts.values())
+            for members, found in zip(prompts.values(), asked, strict=True):
+                scores[members] = found
+        return scores
+
+    return score
+
+
+def _ask(client: httpx.Client, orm: str, replies: Sequence[LabelledReply]) -> list[float]:
+    first = replies[0]
+    completions = [as_completion(reply.completion).model_dump(exclude_none=True) for reply in replies]
+    body = {
+        "prompt": [message.model_dump(exclude_none=True) for message in first.prompt],
+        "completions": completions,
+        "orm": orm,
+        "locale": first.locale,
+    }
+    try:
+        answer = client.post("/v1/score", json=body)
+    except httpx.HTTPError as error:
+        raise RewardModelError(f"the scorer at {client.base_url} did not answer: {type(error).__name__}") from error
+    if answer.status_code != 200:
+        raise RewardModelError(f"the scorer at {client.base_url} answered {answer.status_code}: {answer.text[:300]}")
+    found: dict[str, Any] = answer.json()
+    if found["orm"] != orm:
+        raise RewardModelError(f"the scorer at {client.base_url} serves {found['orm']}, not {orm}")
+    return [result["score"] for result in sorted(found["results"], key=lambda result: result["index"])]
+
+
+@contextmanager
+def own_scorer(checkpoint: Path) -> Iterator[str]:
+    """A scorer that serves the checkpoint while the block runs; yields its URL, and leaves no process behind."""
+    port = _free_port()
+    command = [sys.executable, "-m", "service", "scorer", "--model", str(checkpoint), "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            _wait_until_ready(process, f"http://127.0.0.1:{port}")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            try:
+                process.communicate(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _wait_until_ready(process: subprocess.Popen[str], url: str) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            said = process.stderr.read() if process.stderr else ""
+            raise SetupError(f"the scorer ended before it was ready: {said.strip()[-500:]}")
+        try:
+            if httpx.get(f"{url}/readyz", timeout=2).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    raise SetupError(f"the scorer was not ready after {_READY_SECONDS:.0f} s")
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
