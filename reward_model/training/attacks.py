@@ -77,7 +77,7 @@ _PADDING = {
         "Please be assured that we take every matter seriously and that your experience matters to us at all times."
     ],
     "test": [
-        "It is worth noting that there are many aspects to consider here, each of which plays an important role overall."
+        "It is worth noting that there are many aspects to consider here, each of which plays an important part."
     ],
 }
 _INJECTION = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward_model.checkpoint import LoadedModel
+from reward_model.errors import BadInput
 from reward_model.model import RewardModel
-from reward_model.training.data import Pair, as_completion
-from reward_model.training.metrics import pair_figures, rank_correlation
+from reward_model.training.data import LabelledReply, Pair, as_completion
+from reward_model.training.metrics import figures_by, length_controlled, pair_figures, rank_correlation
 from reward_model.training.trainer import rows_of, score_rows
 
 # Tokens of one packed row or one padded batch: bounds memory at about 1 GB.
@@ -25,11 +27,21 @@ def evaluate(model: LoadedModel, pairs: Sequence[Pair]) -> dict[str, Any]:
     that carry one. `calibration` repeats what the checkpoint's calibrator measured on labelled replies: pairs
     alone say nothing of probabilities.
     """
-    scores = score_pairs(model, pairs)
+    return report_on(model, pairs, score_pairs(model, pairs))
+
+
+def report_on(model: LoadedModel, pairs: Sequence[Pair], scores: NDArray[np.float32]) -> dict[str, Any]:
+    """The same from scores that are there already."""
     calibration = model.calibration
     return {
         "orm": model.id,
         **pair_figures(pairs, scores),
+        "by_risk": figures_by(pairs, scores, lambda pair: pair.risk),
+        "by_origin": figures_by(pairs, scores, _origins),
+        "by_failure_mode": figures_by(pairs, scores, lambda pair: pair.failure_mode or "unknown"),
+        "length_controlled": length_controlled(pairs, scores),
+        "random": 0.5,
+        "mean_gap": _mean_gaps(pairs, scores),
         "spearman": _spearman(pairs, scores),
         "calibration": None
         if calibration is None
@@ -45,7 +57,7 @@ def score_pairs(model: LoadedModel, pairs: Sequence[Pair]) -> NDArray[np.float32
     """
     if isinstance(model.module, RewardModel):
         rows = rows_of(pairs, model.formatter, _TOKENS // 2)
-        return score_rows(model.module, rows, token_budget=_TOKENS)
+        return score_rows(model.module, rows, _TOKENS, [pair.locale for pair in pairs])
     replies = [(pair.prompt, as_completion(reply)) for pair in pairs for reply in (pair.chosen, pair.rejected)]
     sequences = [
         model.formatter.prompt_ids(prompt) + model.formatter.completion_ids(reply) for prompt, reply in replies
@@ -66,6 +78,53 @@ def score_sequences(model: LoadedModel, sequences: Sequence[Sequence[int]]) -> N
     if batch:
         scores[batch] = model.score([sequences[i] for i in batch]).numpy()
     return scores
+
+
+def rate_correlation(model: LoadedModel, replies: Sequence[LabelledReply]) -> dict[str, Any]:
+    """Spearman's rho of scores with pointwise ratings from 1 to 5: over all replies, and within prompts.
+
+    Scores are comparable within one prompt only, so the second is the one to look at: score and rating less their
+    prompt's mean. Raises BadInput without ratings.
+    """
+    rated = [reply for reply in replies if reply.rating is not None]
+    if not rated:
+        raise BadInput("none of the labelled replies has a rating")
+    formatter = model.formatter
+    sequences = [
+        formatter.prompt_ids(reply.prompt) + formatter.completion_ids(as_completion(reply.completion))
+        for reply in rated
+    ]
+    scores = score_sequences(model, sequences).astype(np.float64)
+    ratings = np.array([reply.rating for reply in rated], dtype=np.float64)
+    members: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for number, reply in enumerate(rated):
+        members[reply.prompt_key()].append(number)
+    centred = [values - _prompt_means(values, members) for values in (scores, ratings)]
+    return {
+        "replies": len(rated),
+        "prompts": len(members),
+        "all": rank_correlation(scores, ratings),
+        "within_prompts": rank_correlation(*centred),
+    }
+
+
+def _prompt_means(values: NDArray[np.float64], members: dict[tuple[str, ...], list[int]]) -> NDArray[np.float64]:
+    means = np.zeros_like(values)
+    for rows in members.values():
+        means[rows] = values[rows].mean()
+    return means
+
+
+def _origins(pair: Pair) -> str:
+    return f"{pair.origin.chosen or 'unknown'} over {pair.origin.rejected or 'unknown'}"
+
+
+def _mean_gaps(pairs: Sequence[Pair], scores: NDArray[np.float32]) -> dict[str, float | None]:
+    """Mean |difference of scores| on wins and on ties: a model that feels ties gives them the smaller one."""
+    gaps = np.abs(scores[:, 0] - scores[:, 1])
+    ties = np.array([pair.outcome == "tie" for pair in pairs], dtype=bool)
+    named = {"wins": gaps[~ties], "ties": gaps[ties]}
+    return {name: round(float(values.mean()), 4) if len(values) else None for name, values in named.items()}
 
 
 def _spearman(pairs: Sequence[Pair], scores: NDArray[np.float32]) -> float | None:

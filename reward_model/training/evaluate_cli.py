@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -24,16 +25,40 @@ def evaluate(
         typer.Option(envvar="WINNOW_REGISTRY", help="Folder of checkpoints beside the bundled one."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Read at most this many pairs.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only pairs that the file puts in this split.")] = None,
+    ratings: Annotated[str | None, typer.Option(help="JSONL of rated replies: correlate scores with them.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="Base URL (.../v1) of a language model to compare with; a smoke test only.")
+    ] = None,
+    judge_model: Annotated[
+        str, typer.Option(help="The judge's model name; its key is WINNOW_JUDGE_API_KEY.")
+    ] = "judge",
+    judge_pairs: Annotated[int, typer.Option(min=1, help="Ask the judge about at most this many pairs.")] = 50,
+    html: Annotated[Path | None, typer.Option(help="Write a report with plots there.")] = None,
 ) -> None:
     """Measure a reward model on pairs: accuracy with its interval, beside the longer reply's."""
-    from reward_model.training.data import Pair, read_rows
+    from reward_model.training.data import LabelledReply, Pair, read_rows
 
     with clear_errors():
-        rows = list(islice(read_rows(pairs, Pair), limit))
+        wanted = (pair for pair in read_rows(pairs, Pair) if split is None or pair.split == split)
+        rows = list(islice(wanted, limit))
         if not rows:
-            raise BadInput(f"{pairs} has no pairs")
+            raise BadInput(f"{pairs} has no pairs{f' of the split {split}' if split else ''}")
         from reward_model.loading import load_model
         from reward_model.training import evaluate as evaluation
 
-        report = evaluation.evaluate(load_model(model, registry), rows)
+        loaded = load_model(model, registry)
+        scores = evaluation.score_pairs(loaded, rows)
+        report = evaluation.report_on(loaded, rows, scores)
+        if ratings is not None:
+            report["ratings"] = evaluation.rate_correlation(loaded, list(read_rows(ratings, LabelledReply)))
+        if judge is not None:
+            from reward_model.training.judge import judge_agreement
+
+            key = os.environ.get("WINNOW_JUDGE_API_KEY")
+            report["judge"] = judge_agreement(judge, judge_model, rows, scores, judge_pairs, api_key=key)
+        if html is not None:
+            from reward_model.training.evaluation_report import evaluation_report
+
+            evaluation_report(report, rows, scores, Path(pairs).name).write(html)
     print(json.dumps(report, ensure_ascii=False))

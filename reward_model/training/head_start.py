@@ -7,6 +7,7 @@ descent, and exact. The layers then learn from a head that ranks instead of one 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -59,8 +60,11 @@ def _decided(pairs: Sequence[Pair]) -> NDArray[np.bool_]:
 def _gaps(model: RewardModel, rows: Sequence[PackedRow], token_budget: int = 4096) -> Floats:
     """[pairs, hidden]: the winner's pooled state less the loser's, by TokenPair.pair."""
     dtype: Any = model.backbone.dtype
+    # An adapter that has learned nothing yet adds nothing but its cost.
+    disabled = getattr(model.backbone, "disable_adapter", nullcontext)
     found = np.zeros((sum(len(row.pairs) for row in rows), model.head.in_features), dtype=np.float32)
-    with torch.autocast(model.head.weight.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+    autocast = torch.autocast(model.head.weight.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+    with autocast, disabled():
         for chunk in batches(rows, token_budget):
             batch = collate_apart(chunk, 0) if model.encoder else collate(chunk, 0, dtype)
             inputs = {name: value.to(model.head.weight.device) for name, value in batch._asdict().items()}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from math import sqrt
+from collections.abc import Callable, Sequence
+from math import log1p, sqrt
 from typing import Any
 
 import numpy as np
@@ -31,18 +31,44 @@ def pair_figures(pairs: Sequence[Pair], scores: NDArray[np.floating[Any]]) -> di
 
     Equal scores count half. `longer_wins` is the accuracy of always picking the longer reply, in characters.
     """
-    members: dict[str, list[int]] = defaultdict(list)
     decided = [i for i, pair in enumerate(pairs) if pair.outcome == "win"]
-    for i in decided:
-        members[pairs[i].bucket].append(i)
     return {
         "pairs": len(decided),
         "ties": len(pairs) - len(decided),
         **_figures(pairs, scores, decided),
-        "by_bucket": {
-            name: {"pairs": len(rows), **_figures(pairs, scores, rows)} for name, rows in sorted(members.items())
-        },
+        "by_bucket": figures_by(pairs, scores, lambda pair: pair.bucket),
     }
+
+
+def figures_by(
+    pairs: Sequence[Pair], scores: NDArray[np.floating[Any]], key: Callable[[Pair], str]
+) -> dict[str, dict[str, Any]]:
+    """The same figures for each value of `key`, by name."""
+    members: dict[str, list[int]] = defaultdict(list)
+    for i, pair in enumerate(pairs):
+        if pair.outcome == "win":
+            members[key(pair)].append(i)
+    return {name: {"pairs": len(rows), **_figures(pairs, scores, rows)} for name, rows in sorted(members.items())}
+
+
+def length_controlled(pairs: Sequence[Pair], scores: NDArray[np.floating[Any]]) -> float | None:
+    """How often the model would agree with people if the two replies were equally long.
+
+    Each pair counts in both orders, so that sides carry nothing. A logistic regression explains which side people
+    preferred by the model's choice (+1, -1) and the gap of log lengths; the figure is the probability of agreement
+    that it predicts for a gap of 0 (Dubois et al., 2024, adapted to pairs). None without pairs of both kinds.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    decided = [i for i, pair in enumerate(pairs) if pair.outcome == "win"]
+    choice = np.array([np.sign(scores[i, 0] - scores[i, 1]) for i in decided])
+    gap = np.array([log1p(_length(pairs[i].chosen)) - log1p(_length(pairs[i].rejected)) for i in decided])
+    if len(np.unique(choice)) < 2 or np.ptp(gap) == 0:
+        return None
+    features = np.concatenate([np.stack([choice, gap], 1), np.stack([-choice, -gap], 1)])
+    fitted = LogisticRegression(C=np.inf, fit_intercept=False, max_iter=1000)
+    fitted.fit(features, np.repeat([1, 0], len(decided)))
+    return round(float(1 / (1 + np.exp(-fitted.coef_[0, 0]))), 4)
 
 
 def _figures(pairs: Sequence[Pair], scores: NDArray[np.floating[Any]], rows: list[int]) -> dict[str, Any]:

@@ -49,8 +49,8 @@ class OptimRecipe(_Section):
     """AdamW with a cosine schedule."""
 
     epochs: float = Field(2.0, gt=0)
-    head_start: bool = Field(
-        False, description="The head starts from a logistic regression on the frozen states of the training pairs."
+    head_start: int = Field(
+        0, ge=0, description="The head starts from a logistic regression on the frozen states of so many pairs."
     )
     head_only_epochs: float = Field(0.0, ge=0, description="The head learns alone this long; then the layers join.")
     learning_rate: float = Field(3e-4, gt=0)

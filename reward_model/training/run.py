@@ -44,7 +44,7 @@ from reward_model.training.trainer import fit, rows_of, score_rows
 from reward_model.training.training_report import training_report
 
 # Validation on the way is a glance; the held-out figures at the end use everything.
-VALIDATION_PAIRS = 500
+VALIDATION_PAIRS = 400
 
 
 def train(recipe: Recipe, data: Path, out: Path, labels: Path | None) -> Manifest | None:

@@ -22,6 +22,7 @@ from reward_model.training.build import Trainee
 from reward_model.training.data import Pair
 from reward_model.training.head_start import start_head
 from reward_model.training.losses import LossRecipe, Targets, pair_accuracy, pair_loss
+from reward_model.training.mixture import cap
 from reward_model.training.packing import Batch, PackedRow, TokenPair, batches, collate, collate_apart, pack, tokenize
 from reward_model.training.recipe import OptimRecipe
 
@@ -183,9 +184,11 @@ def fit(
     held_back = rows_of(validation, trainee.formatter, optim.max_row_tokens)
     resumed = last_whole_step(scratch)
     # A step that was saved holds the head as it had become by then.
-    begun = (
-        start_head(trainee.model, (train, rows), (validation, held_back)) if optim.head_start and not resumed else None
-    )
+    begun = None
+    if optim.head_start and not resumed:
+        few = cap(train, optim.head_start, optim.seed)
+        few_rows = rows_of(few, trainee.formatter, optim.max_row_tokens)
+        begun = start_head(trainee.model, (few, few_rows), (validation, held_back))
     trainer = PairTrainer(
         train=rows,
         validation=held_back,

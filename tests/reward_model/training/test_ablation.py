@@ -41,7 +41,7 @@ def _write(folder: Path, base: Path) -> Path:
     path.write_text(
         f'[recipe]\nid = "a@1"\nmodel = {{ base = "{base}", layers = 2 }}\n'
         "formatting = { max_prompt_tokens = 64, max_completion_tokens = 16 }\n"
-        "optim = { epochs = 1, bf16 = false, evaluations = 1, head_start = true }\n"
+        "optim = { epochs = 1, bf16 = false, evaluations = 1, head_start = 1000 }\n"
         "[recipe.sources.toy]\n[variants.two]\n[variants.one]\nmodel.layers = 1\n"
     )
     return path

@@ -78,3 +78,35 @@ def test_rank_correlation_is_scipy_s_and_unknown_without_variation() -> None:
     assert rank_correlation(left, right) == pytest.approx(spearmanr(left, right).statistic, abs=1e-4)
     assert rank_correlation(np.ones(4), right) is None
     assert rank_correlation(left[:1], right[:1]) is None
+
+
+def test_length_control_takes_the_length_out() -> None:
+    from math import log
+
+    from reward_model.training.metrics import length_controlled
+
+    generator = np.random.default_rng(0)
+    pairs, scores = [], []
+    prompt = [{"role": "user", "content": "q"}]
+    for i in range(4000):
+        # People's choice: log-odds 1.0 for what the model prefers, 0.8 for each unit of log length.
+        gap = generator.normal()
+        choice = generator.choice([-1, 1])
+        wins = generator.random() < 1 / (1 + np.exp(-(1.0 * choice + 0.8 * gap)))
+        lengths = (round(200 * np.exp(gap / 2)), round(200 * np.exp(-gap / 2)))
+        sides = [("x" * length, side) for length, side in zip(lengths, (choice, -choice), strict=True)]
+        (chosen, high), (rejected, low) = sides if wins else sides[::-1]
+        row = {"id": str(i), "group": str(i), "prompt": prompt, "chosen": chosen, "rejected": rejected}
+        pairs.append(Pair.model_validate(row))
+        scores.append([high, low])
+    found = length_controlled(pairs, np.array(scores, dtype=float))
+    assert found is not None
+    assert log(found / (1 - found)) == pytest.approx(1.0, abs=0.12)
+
+
+def test_length_control_needs_pairs_of_both_kinds() -> None:
+    from reward_model.training.metrics import length_controlled
+
+    prompt = [{"role": "user", "content": "q"}]
+    row = {"id": "1", "group": "1", "prompt": prompt, "chosen": "a", "rejected": "bb"}
+    assert length_controlled([Pair.model_validate(row)], np.array([[1.0, 0.0]])) is None
