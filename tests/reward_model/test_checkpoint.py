@@ -21,7 +21,7 @@ SEQUENCES = [[5, 9, 30, 41, 7, 2], [8, 8, 12, 2], [3] * 40]
 
 def _plain_scores(model: RewardModel) -> list[float]:
     with torch.inference_mode():
-        return [model(torch.tensor([ids]), torch.tensor([len(ids) - 1])).item() for ids in SEQUENCES]
+        return [model(torch.tensor([ids]), torch.tensor([0, len(ids) - 1])).item() for ids in SEQUENCES]
 
 
 def test_a_merged_checkpoint_scores_as_peft_s_own_forward(checkpoint: Path, adapted: RewardModel) -> None:

@@ -53,9 +53,7 @@ def test_the_head_is_the_regression_on_frozen_states(base: Path, formatter: Form
     rows = [(pairs, rows_of(pairs, formatter, 256)) for pairs in (train, validation)]
     said = start_head(model, *rows)
     decided = [pair for pair in train if pair.outcome == "win"]
-    gaps = np.array(
-        [_state(model, formatter, p, p.chosen) - _state(model, formatter, p, p.rejected) for p in decided]
-    )
+    gaps = np.array([_state(model, formatter, p, p.chosen) - _state(model, formatter, p, p.rejected) for p in decided])
     scale = gaps.std(0) + 1e-6
     regression = LogisticRegression(C=said["penalty_c"], fit_intercept=False, max_iter=500)
     regression.fit(np.concatenate([gaps, -gaps]) / scale, np.repeat([1, 0], len(gaps)))

@@ -8,7 +8,7 @@ import torch
 from reward_model.formatting import Completion, Formatter, Message
 from reward_model.model import RewardModel
 from reward_model.training.data import Pair
-from reward_model.training.packing import TokenPair, batches, collate, pack, tokenize
+from reward_model.training.packing import TokenPair, batches, collate, collate_apart, pack, tokenize
 from reward_model.training.trainer import score_rows
 
 LOW = torch.finfo(torch.float32).min
@@ -23,7 +23,8 @@ def test_a_row_by_hand() -> None:
     # The same tokens after another prefix are another reply, for they see other tokens.
     assert batch.input_ids.tolist() == [[7, 8, 9, 4, 5, 2, 5, 2, 6]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 3, 4, 2, 3, 2]]
-    assert batch.spans[..., 1].tolist() == [[3, 5], [7, 8]]
+    # Pair 1, with the longer prompt, came first: its reply 4 alone at 3, then 5, 2 at 4 and 5.
+    assert batch.spans.tolist() == [[[3, 3], [4, 5]], [[6, 7], [8, 8]]]
     visible = (batch.attention_mask[0, 0] == 0).int().tolist()
     assert visible == [
         [1, 0, 0, 0, 0, 0, 0, 0, 0],
@@ -43,7 +44,7 @@ def test_a_reply_of_several_pairs_stands_in_the_row_once() -> None:
     pairs = [TokenPair(i, [7, 8], [5, 2], [6, i]) for i in range(4)]
     (row,) = pack(pairs, ["g"] * 4, 100)
     assert row.tokens == 2 + 2 + 4 * 2
-    assert row.ends() == [[3, 5], [3, 7], [3, 9], [3, 11]]
+    assert row.spans(0) == [[(2, 3), (end - 1, end)] for end in (5, 7, 9, 11)]
 
 
 def test_rows_keep_to_their_group_their_prefix_and_their_size() -> None:
@@ -90,8 +91,22 @@ def test_packed_scores_are_those_of_separate_forward_passes(
         for column, reply in enumerate([pair.chosen, pair.rejected]):
             ids = torch.tensor([pair.prompt + reply])
             with torch.inference_mode():
-                alone = adapted(ids, torch.tensor([ids.shape[1] - 1])).item()
+                alone = adapted(ids, torch.tensor([len(pair.prompt), ids.shape[1] - 1])).item()
             assert scores[number, column] == pytest.approx(alone, abs=1e-4)
+
+
+def test_apart_gives_the_same_scores_with_nothing_shared(
+    adapted: RewardModel, formatter: Formatter, dialogue: list[Pair]
+) -> None:
+    rows = pack(tokenize(dialogue, formatter), [pair.group for pair in dialogue], 512)
+    shared, apart = collate(rows, 0), collate_apart(rows, 0)
+    assert apart.input_ids.shape[0] == 2 * len(dialogue)
+    with torch.inference_mode():
+        expected = adapted(**shared._asdict())
+        assert torch.allclose(adapted(**apart._asdict()), expected, atol=1e-4)
+        adapted.pooling = "mean_completion_tokens"
+        assert torch.allclose(adapted(**apart._asdict()), adapted(**shared._asdict()), atol=1e-4)
+        assert not torch.allclose(adapted(**shared._asdict()), expected, atol=1e-2)
 
 
 def test_replies_are_tokenised_as_serving_does(formatter: Formatter, dialogue: list[Pair], base: Path) -> None:
