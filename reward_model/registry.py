@@ -2,7 +2,7 @@
 
 Checkpoints lie in `FOLDER/name/version/`: in the operator's registry folder, where there is one, before those
 that come with this package. `FOLDER/aliases.json` maps an alias to `name@version`; without one, `champion` is
-the bundled model.
+the bundled model. How aliases came to point where they do is in `registry_history`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from reward_model.errors import CheckpointError, UnknownModel
 
 BUNDLED = Path(__file__).parent / "bundled"
 DEFAULT = "winnow-orm"
+CHAMPION = "champion"
 ALIASES = "aliases.json"
 
 
@@ -24,7 +25,7 @@ def resolve(name: str, registry: Path | None = None) -> Path:
     """
     if registry is not None and not registry.is_dir():
         raise CheckpointError(f"the registry {registry} is not a folder")
-    wanted = _aliases(registry).get(name, name)
+    wanted = {CHAMPION: DEFAULT, **read_aliases(registry)}.get(name, name)
     known = checkpoints(registry)
     if "@" not in wanted:
         wanted = _newest(wanted, known) or wanted
@@ -45,17 +46,30 @@ def checkpoints(registry: Path | None = None) -> dict[str, Path]:
     return found
 
 
-def _aliases(registry: Path | None) -> dict[str, str]:
+def identify(name: str, registry: Path | None) -> str:
+    """The `name@version` that `name` stands for in a registry or among the bundled checkpoints.
+
+    Raises UnknownModel when it stands for nothing, or for a folder elsewhere.
+    """
+    folder = resolve(name, registry)
+    for identity, known in checkpoints(registry).items():
+        if known == folder:
+            return identity
+    raise UnknownModel(f"{name} is a folder outside the registry; publish it there first")
+
+
+def read_aliases(registry: Path | None) -> dict[str, str]:
+    """What `aliases.json` says; CheckpointError when it says nothing that can be understood."""
     path = registry / ALIASES if registry else None
     if path is None or not path.is_file():
-        return {"champion": DEFAULT}
+        return {}
     try:
         read = json.loads(path.read_text())
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
     if not isinstance(read, dict) or not all(isinstance(target, str) for target in read.values()):
         raise CheckpointError(f"{path} must map each alias to a name@version")
-    return {"champion": DEFAULT, **read}
+    return read
 
 
 def _newest(name: str, known: dict[str, Path]) -> str | None:

@@ -8,7 +8,7 @@ score and at least 150 winners to stand on; else the fit on candidates.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -53,13 +53,19 @@ class How:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Scored replies: arrays of one length; `winner` marks the candidate that selection would serve."""
+    """Scored replies: arrays of one length; `winner` marks the candidate that selection would serve, `alone` a reply
+    that was judged without its siblings, and so is no fair draw from the candidates."""
 
     scores: Floats
     labels: Floats
     groups: NDArray[np.int64]
     winner: NDArray[np.bool_]
     routes: NDArray[np.str_]
+    alone: NDArray[np.bool_]
+
+    def usable(self, population: Population) -> NDArray[np.bool_]:
+        """The rows to fit a population on."""
+        return self.winner if population == "winners" else ~self.alone
 
 
 def calibrate(
@@ -78,9 +84,8 @@ def calibrate(
     _check(data)
     method = how.method if how.method != "auto" else "isotonic" if len(data.labels) >= ISOTONIC_LABELS else "platt"
     report = {name: cross_validated(data, name, how.bootstraps, method) for name in ("candidates", "winners")}
-    enough = data.winner.sum() >= MIN_WINNERS
-    kept = "winners" if enough and report["winners"]["brier"] < report["candidates"]["brier"] else "candidates"
-    rows = np.flatnonzero(data.winner) if kept == "winners" else np.arange(len(data.labels))
+    kept = _kept(data, report)
+    rows = np.flatnonzero(data.usable(kept))
     curve = fit_curve(method, data.scores[rows], data.labels[rows])
     calibration = Calibration(
         **curve.model_dump(),
@@ -99,6 +104,11 @@ def calibrate(
         brier_ci=report[kept]["brier_ci"],
     )
     return calibration.model_copy(update={"risk_control": control_risk(calibration, data, how.alpha, how.delta)})
+
+
+def _kept(data: Labelled, report: dict[str, dict[str, Any]]) -> Population:
+    enough = data.winner.sum() >= MIN_WINNERS
+    return "winners" if enough and report["winners"]["brier"] < report["candidates"]["brier"] else "candidates"
 
 
 def route_curves(data: Labelled, rows: NDArray[np.int64], method: Method) -> dict[str, Curve]:
@@ -159,7 +169,15 @@ def labelled(replies: Sequence[LabelledReply], scores: Floats) -> Labelled:
         groups=np.array([names[reply.group] for reply in replies]),
         winner=winners(scores, replies),
         routes=np.array([route_of(reply.bucket) for reply in replies]),
+        alone=_alone(replies),
     )
+
+
+def _alone(replies: Sequence[LabelledReply]) -> NDArray[np.bool_]:
+    judged = Counter(reply.prompt_key() for reply in replies)
+    alone = np.array([judged[reply.prompt_key()] == 1 for reply in replies])
+    # Where nothing but such replies is labelled, they are all there is.
+    return np.zeros_like(alone) if alone.all() else alone
 
 
 def winners(scores: Floats, replies: Sequence[LabelledReply]) -> NDArray[np.bool_]:
@@ -205,7 +223,7 @@ def cross_validated(data: Labelled, fit_on: Population, bootstraps: int, method:
 def held_out_probabilities(data: Labelled, fit_on: Population, method: Method) -> Floats:
     """Each reply's probability by a fit that did not see its group."""
     probabilities = np.full(len(data.scores), np.nan)
-    usable = data.winner if fit_on == "winners" else np.ones(len(data.scores), dtype=bool)
+    usable = data.usable(fit_on)
     folds = _fold_of(data.groups)
     for fold in range(FOLDS):
         train, held_out = usable & (folds != fold), folds == fold
@@ -277,7 +295,7 @@ def _provenance(
         "digest": digest(replies),
         "buckets": {name: sum(reply.bucket == name for reply in replies) for name in buckets},
         "base_rate": {
-            "candidates": round(float(data.labels.mean()), 4),
+            "candidates": round(float(data.labels[~data.alone].mean()), 4),
             "winners": round(float(data.labels[data.winner].mean()), 4),
         },
         "measured": "on winners of groups left out of the fit",

@@ -132,7 +132,9 @@ def test_no_group_is_in_its_own_fit() -> None:
     # Each group has its own label and all scores are equal: a fit that saw the group would lean towards it.
     groups = np.arange(FOLDS)
     labels = (groups % 2).astype(float)
-    data = Labelled(np.zeros(FOLDS), labels, groups, np.ones(FOLDS, dtype=bool), np.array(["billing"] * FOLDS))
+    data = Labelled(
+        np.zeros(FOLDS), labels, groups, np.ones(FOLDS, dtype=bool), np.array(["billing"] * FOLDS), groups < 0
+    )
     figures = cross_validated(data, "winners", bootstraps=10)
     # Leaving a positive out of 5 + 5 leaves 4 + 5: the smoothed base rate is below one half, and the other way.
     assert figures["brier"] > 0.25
@@ -186,7 +188,14 @@ def test_an_isotonic_fit_is_scikit_learn_s() -> None:
 
 
 def _data(scores: np.ndarray, labels: np.ndarray, routes: np.ndarray) -> Labelled:
-    return Labelled(scores, labels, np.arange(len(scores)), np.ones(len(scores), dtype=bool), routes)
+    return Labelled(
+        scores,
+        labels,
+        np.arange(len(scores)),
+        np.ones(len(scores), dtype=bool),
+        routes,
+        np.zeros(len(scores), dtype=bool),
+    )
 
 
 def test_a_route_gets_its_own_curve_only_with_labels_enough() -> None:
@@ -231,3 +240,12 @@ def test_a_threshold_on_the_score_is_told_as_the_probability_that_a_route_is_con
 def _many() -> list[LabelledReply]:
     generator = np.random.default_rng(3)
     return [_reply(g, 0, int(w), bool(w > 20)) for g, w in enumerate(generator.integers(1, 40, size=80))]
+
+
+def test_winners_judged_alone_do_not_count_as_candidates(replies: list[LabelledReply]) -> None:
+    lone = [_reply(100 + i, 0, 30, True, selection={**SELECTION, "rank": 1}) for i in range(5)]
+    data = labelled([*replies, *lone], by_length()([*replies, *lone]))
+    assert data.usable("candidates").sum() == len(replies)
+    assert data.usable("winners").sum() == 45
+    only = labelled(lone, by_length()(lone))
+    assert only.usable("candidates").sum() == 5

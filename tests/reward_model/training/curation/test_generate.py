@@ -140,7 +140,8 @@ def test_an_endpoint_that_does_not_work_ends_the_run_and_it_goes_on_later(chat: 
     chat.asked.clear()
     chat.broken_after = None
     generate(prompts, targets, TWO, out, 2)
-    assert len(chat.asked) == 4 * 4
+    # By their seeds: a request of the run that failed may reach the server late.
+    assert len({body["seed"] for body in chat.asked}) == 4 * 4
     assert out.read_bytes() == whole.read_bytes()
 
 
@@ -161,7 +162,7 @@ def test_a_journal_that_holds_nothing_whole_is_begun_again(chat: Any, tmp_path: 
         generate(prompts, _all(chat, "policy"), TWO, tmp_path / "p.jsonl", 1)
     chat.broken_after = None
     generate(prompts, _all(chat, "policy"), TWO, tmp_path / "p.jsonl", 1)
-    assert (len(_read(tmp_path / "p.jsonl")), len(chat.asked)) == (4, 5)
+    assert (len(_read(tmp_path / "p.jsonl")), len({body["seed"] for body in chat.asked})) == (4, 4)
 
 
 def test_a_run_that_is_killed_goes_on(chat: Any, tmp_path: Path, jsonl: Callable[[str, list[Row]], Path]) -> None:
@@ -180,7 +181,8 @@ def test_a_run_that_is_killed_goes_on(chat: Any, tmp_path: Path, jsonl: Callable
     before = len(chat.asked)
     done = CliRunner().invoke(data_app, [*arguments, "--out", str(out)])
     assert done.exit_code == 0, done.output
-    assert len(chat.asked) - before <= 9
+    # At most the last answer was lost.
+    assert len({body["seed"] for body in chat.asked[before:]}) <= 9
     assert json.loads(done.stdout)["pairs"] == 12
     assert "12 of 12 prompts" in done.stderr
     whole = tmp_path / "whole.jsonl"

@@ -1,0 +1,1 @@
+"""Preference data, before anything is trained on it: measured, put together, and made."""

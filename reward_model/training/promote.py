@@ -1,0 +1,100 @@
+"""`winnow promote`: an alias moves to a challenger that the gate lets through, or that an operator forces."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from reward_model.checkpoint import LoadedModel, load_checkpoint
+from reward_model.errors import BadInput, RewardModelError
+from reward_model.registry import CHAMPION, checkpoints, identify, read_aliases
+from reward_model.registry_history import Event, check_alias, history, operator, record, verify
+from reward_model.training import gate
+from reward_model.training.data import Pair
+from reward_model.training.evaluate import score_pairs
+from reward_model.training.metrics import pair_figures
+
+
+def promote(
+    name: str,
+    registry: Path,
+    pairs: Sequence[Pair],
+    alias: str = CHAMPION,
+    high_risk: Collection[str] | None = None,
+    margin: float = gate.MARGIN,
+    seed: int = 0,
+    against: str | None = None,
+    force: str | None = None,
+    by: str | None = None,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Point `alias` at `name` if it is no worse on `pairs` than the checkpoint `alias` points at, or than `against`.
+
+    `force` is an operator's reason to go past the gate. The report is kept in the registry, whether or not it passed;
+    what is returned says so in `promoted`. Pairs of the train split are left out. Raises UnknownModel or
+    IntegrityError when a checkpoint is gone or damaged, BadInput when the pairs judge nothing.
+    """
+    if force is not None and not force.strip():
+        raise BadInput("an override needs its reason", param="force")
+    check_alias(alias)
+    challenger, current = identify(name, registry), read_aliases(registry).get(alias)
+    if challenger == current:
+        note = f"{alias} points at {challenger} already"
+        return {"promoted": False, "alias": alias, "orm": challenger, "gate": None, "note": note}
+    held_out = [pair for pair in pairs if pair.split != "train"]
+    if not any(pair.outcome == "win" for pair in held_out):
+        raise BadInput("the pairs hold none that is held out and has a winner, so there is nothing to compare on")
+    champion = identify(against, registry) if against else current
+    report = _report(challenger, champion, registry, held_out, (high_risk, margin, seed), force, device)
+    passed = bool(report["passed"])
+    event = Event(
+        by=by or operator(),
+        event="promote" if passed or force else "refuse",
+        orm=challenger,
+        alias=alias,
+        was=current,
+        now=challenger,
+        reason=None if passed else force,
+    )
+    written = record(registry, event, report, if_unmoved=True)
+    return {
+        "promoted": written.event == "promote",
+        "alias": alias,
+        "orm": challenger,
+        "was": current,
+        "forced": written.reason,
+        "gate_sha256": written.gate_sha256,
+        "gate": report,
+    }
+
+
+def _report(
+    challenger: str,
+    champion: str | None,
+    registry: Path,
+    pairs: Sequence[Pair],
+    how: tuple[Collection[str] | None, float, int],
+    force: str | None,
+    device: str,
+) -> dict[str, Any]:
+    """The gate's report with both names; of a first promotion, the challenger's figures and a note."""
+    new = score_pairs(_load(challenger, registry, device), pairs)
+    names = {"challenger": challenger, "champion": champion}
+    if champion is None:
+        note = "the alias pointed nowhere, so there was nothing to compare with"
+        return {**names, "passed": True, "note": note, "figures": pair_figures(pairs, new)}
+    try:
+        old = score_pairs(_load(champion, registry, device), pairs)
+    except RewardModelError as error:
+        if force is None:
+            raise
+        note = f"the champion cannot be scored: {error}"
+        return {**names, "passed": False, "note": note, "figures": pair_figures(pairs, new)}
+    high_risk, margin, seed = how
+    return {**names, **gate.compare(pairs, new, old, high_risk, margin, seed=seed)}
+
+
+def _load(identity: str, registry: Path, device: str) -> LoadedModel:
+    verify(identity, registry, history(registry))
+    return load_checkpoint(checkpoints(registry)[identity], device=device)

@@ -1,0 +1,90 @@
+"""`winnow data shortcuts`: can the winner be told without reading the prompt?
+
+Two baselines learn from the training split and are measured on the test split, by failure mode. Bag of words sees
+which words and pairs of words a reply has. Reply-only sees the reply through a frozen language model with the prompt
+hidden. What they reach needs no understanding of the prompt: a reward model has to beat them, and a set on which they
+reach everything has given its winners away by a template. Where the fault lies in the reply alone (rudeness, say) they
+are right to find it; where it lies in what the prompt says they should be near 0.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reward_model.errors import BadInput
+from reward_model.formatting import FormattingRule, Message
+from reward_model.training.build import build
+from reward_model.training.data import Pair, as_completion, by_split
+from reward_model.training.head_start import start_head
+from reward_model.training.metrics import figures_by, pair_figures
+from reward_model.training.recipe import ModelRecipe, OptimRecipe, Recipe
+from reward_model.training.trainer import rows_of, score_rows
+
+_HIDDEN = [Message(role="user", content="")]
+
+
+def shortcuts(pairs: Sequence[Pair], base: str = "bundled", layers: int = 12, seed: int = 7) -> dict[str, Any]:
+    """Accuracy of both baselines and of the longer reply on the test split, by failure mode.
+
+    Raises BadInput when a split is empty.
+    """
+    splits = by_split(pair for pair in pairs if pair.outcome == "win")
+    if empty := [name for name, members in splits.items() if not members]:
+        raise BadInput(f"no pairs with a winner in the split {', '.join(empty)}")
+    test = splits["test"]
+    found = {
+        "bag_of_words": _bag_of_words(splits["train"], test),
+        "reply_only": _reply_only(splits, base, layers, seed),
+    }
+    longer = pair_figures(test, np.zeros((len(test), 2)))["longer_wins"]
+    result: dict[str, Any] = {"train": len(splits["train"]), "test": len(test), "longer_wins": longer}
+    for name, scores in found.items():
+        modes = figures_by(test, scores, lambda pair: pair.failure_mode or "unknown")
+        figures = {mode: [f["accuracy"], f["pairs"]] for mode, f in modes.items()}
+        whole = pair_figures(test, scores)
+        accuracy = {"accuracy": whole["accuracy"], "accuracy_ci": whole["accuracy_ci"]}
+        result[name] = {**accuracy, "by_failure_mode": figures}
+    return result
+
+
+def _bag_of_words(train: Sequence[Pair], test: Sequence[Pair]) -> NDArray[np.float64]:
+    """Scores [pairs, 2] of a logistic regression on the differences of word and word-pair indicators."""
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    # Punctuation counts too: a section sign or an exclamation mark can be a template.
+    words = CountVectorizer(ngram_range=(1, 2), min_df=2, binary=True, token_pattern=r"(?u)\b\w+\b|[^\w\s]")
+    words.fit([text for pair in train for text in _texts(pair)])
+    chosen, rejected = (words.transform([_texts(pair)[side] for pair in train]) for side in (0, 1))
+    gaps = (chosen - rejected).toarray()
+    fitted = LogisticRegression(C=0.1, fit_intercept=False, max_iter=1000)
+    fitted.fit(np.concatenate([gaps, -gaps]), np.repeat([1, 0], len(gaps)))
+    sides = [words.transform([_texts(pair)[side] for pair in test]) @ fitted.coef_[0] for side in (0, 1)]
+    return np.stack(sides, axis=1)
+
+
+def _reply_only(splits: Any, base: str, layers: int, seed: int) -> NDArray[np.float32]:
+    """Scores [pairs, 2] of a regression on the frozen states of replies behind an empty prompt."""
+    trainee = build(
+        Recipe(
+            id="reply-only@1",
+            model=ModelRecipe(base=base, layers=layers, pooling="mean_completion_tokens"),
+            formatting=FormattingRule(max_prompt_tokens=64, max_completion_tokens=384),
+            sources={},
+            optim=OptimRecipe(seed=seed),
+        )
+    )
+    hidden = {
+        name: [pair.model_copy(update={"prompt": _HIDDEN}) for pair in members] for name, members in splits.items()
+    }
+    rows = {name: rows_of(members, trainee.formatter, 1024) for name, members in hidden.items()}
+    start_head(trainee.model, (hidden["train"], rows["train"]), (hidden["validation"], rows["validation"]))
+    return score_rows(trainee.model, rows["test"])
+
+
+def _texts(pair: Pair) -> tuple[str, str]:
+    return as_completion(pair.chosen).text().lower(), as_completion(pair.rejected).text().lower()
