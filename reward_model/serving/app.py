@@ -116,8 +116,10 @@ async def score(request: Request) -> Response:
     # A calibrator is fitted on whole replies: of a part of one it knows nothing.
     probabilities = [None] * len(candidates) if asked.partial else result.probabilities
     results = [
-        {"index": candidate.index, "score": value, "probability": probability, "disagreement": value.disagreement}
-        for candidate, value, probability in zip(candidates, result.scores, probabilities, strict=True)
+        {"index": candidate.index, "score": value, "probability": probability, "disagreement": disagreement}
+        for candidate, value, probability, disagreement in zip(
+            candidates, result.scores, probabilities, result.disagreements, strict=True
+        )
     ]
     usage = {
         "prompt_tokens": result.prompt_tokens,

@@ -40,9 +40,11 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Result:
-    """Scores and calibrated probabilities (None without a calibrator) of completions; tokens scored and cut off."""
+    """Scores, disagreements (None for a single model) and calibrated probabilities (None without a calibrator) of
+    completions; tokens scored and cut off."""
 
-    scores: list[Score]
+    scores: list[float]
+    disagreements: list[float | None]
     probabilities: list[float | None]
     prompt_tokens: int
     completion_tokens: int
@@ -83,7 +85,7 @@ class Engine:
             scores = await self._score_each([Tokens((*prompt_ids, *ids), locale) for ids in kept], deadline)
         spent = sum(map(len, kept))
         cut += sum(map(len, full)) - spent
-        return Result(scores, self.probabilities(scores, route), len(prompt_ids), spent, cut)
+        return self._result(scores, route, len(prompt_ids), spent, cut)
 
     async def score_texts(self, texts: Sequence[str | list[int]]) -> Result:
         """Score conversations that somebody rendered with the chat template already, or tokenised too."""
@@ -91,7 +93,11 @@ class Engine:
             cut = await asyncio.to_thread(lambda: [self._text_ids(text) for text in texts])
             scores = await self._score_each([Tokens(tuple(ids)) for ids, _ in cut], math.inf)
         spent, lost = sum(len(ids) for ids, _ in cut), sum(lost for _, lost in cut)
-        return Result(scores, self.probabilities(scores), spent, 0, lost)
+        return self._result(scores, None, spent, 0, lost)
+
+    def _result(self, scores: list[Score], route: str | None, prompt: int, spent: int, cut: int) -> Result:
+        plain, disagreements = [float(score) for score in scores], [score.disagreement for score in scores]
+        return Result(plain, disagreements, self.probabilities(plain, route), prompt, spent, cut)
 
     def probabilities(self, scores: Sequence[float], route: str | None = None) -> list[float | None]:
         """Calibrated probabilities, or None for each without a calibrator."""

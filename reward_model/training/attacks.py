@@ -76,9 +76,7 @@ _PADDING = {
     "train": [
         "Please be assured that we take every matter seriously and that your experience matters to us at all times."
     ],
-    "test": [
-        "It is worth noting that there are many aspects to consider here, each of which plays an important part."
-    ],
+    "test": ["It is worth noting that there are many aspects to consider here, each of which plays an important part."],
 }
 _INJECTION = {
     "train": [

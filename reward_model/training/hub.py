@@ -99,9 +99,10 @@ def _hold_same(folder: Path, theirs: str, repo: str, version: str) -> None:
 @contextmanager
 def _hub_errors(repo: str) -> Iterator[None]:
     """What goes wrong at the hub, or on the way there, as a CheckpointError."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HTTPError, HFValidationError
 
     try:
         yield
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    # HTTPError is that of the HTTP library which huggingface_hub uses: a refusal, or no answer at all.
+    except (HTTPError, HFValidationError, OSError) as error:
         raise CheckpointError(f"the hub, for {repo}: {str(error).strip().splitlines()[0]}") from error

@@ -93,7 +93,10 @@ def fit_to_serve(folder: Path, device: str = "cpu") -> None:
     for path in folder.rglob("*"):
         if path.suffix in _UNSAFE:
             raise CheckpointError(f"{folder}: {path.name} is not taken; weights come as safetensors only")
-    model = load_checkpoint(folder, device=device)
+    try:
+        model = load_checkpoint(folder, device=device)
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise CheckpointError(f"{folder} cannot be loaded: {error}") from error
     if model.calibration is None:
         raise CheckpointError(f"{folder} has no {CALIBRATION}: fit one with `winnow calibrate`")
     ids = model.formatter.prompt_ids([Message(role="user", content="I was charged twice.")])
@@ -129,10 +132,14 @@ def _place(source: Path, target: Path, registry: Path, red_team: RedTeam, device
     with scratch(registry) as folder:
         made = folder / "checkpoint"
         copy_visible(source, made)
-        fit_to_serve(made, device)
-        if red_team.pairs and not (made / RED_TEAM).exists():
-            _run_red_team(made, red_team, device)
-        _red_team_verdict(made, red_team)
+        try:
+            fit_to_serve(made, device)
+            if red_team.pairs and not (made / RED_TEAM).exists():
+                _run_red_team(made, red_team, device)
+            _red_team_verdict(made, red_team)
+        except CheckpointError as error:
+            # The copy goes; what has to be mended is the source.
+            raise type(error)(str(error).replace(str(made), str(source))) from error
         try:
             place_folder(made, target)
         except FileExistsError:

@@ -36,7 +36,7 @@ def shortcuts(pairs: Sequence[Pair], base: str = "bundled", layers: int = 12, se
     if empty := [name for name, members in splits.items() if not members]:
         raise BadInput(f"no pairs with a winner in the split {', '.join(empty)}")
     test = splits["test"]
-    found = {
+    found: dict[str, NDArray[np.floating[Any]]] = {
         "bag_of_words": _bag_of_words(splits["train"], test),
         "reply_only": _reply_only(splits, base, layers, seed),
     }

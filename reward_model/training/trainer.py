@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from reward_model.formatting import Formatter
@@ -78,6 +78,13 @@ class _Pace(TrainerCallback):
             control.should_evaluate = control.should_save = True
 
 
+class _Bar(ProgressCallback):
+    """The progress bar without the log lines that go to the standard output, which is for the result."""
+
+    def on_log(self, *_: Any, **__: Any) -> None:
+        """Nothing: the log is in the checkpoint."""
+
+
 class PairTrainer(Trainer):
     """The Hugging Face Trainer with our loss, two learning rates, and only what learns in its saved steps."""
 
@@ -96,6 +103,8 @@ class PairTrainer(Trainer):
         self.validation_targets = validation_targets
         self.loss_recipe = loss
         self.head_lr = optim.head_learning_rate
+        self.remove_callback(ProgressCallback)
+        self.add_callback(_Bar())
         self.add_callback(_Pace(kwargs["model"], optim.head_only_epochs))
         if optim.patience is not None:
             self.add_callback(EarlyStoppingCallback(optim.patience))
@@ -123,7 +132,8 @@ class PairTrainer(Trainer):
         return self.optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        return _ByLength(self.train_rows, self.args.train_batch_size, self.args.seed)
+        # Consecutive batches go to the processes: together they are one batch of a single process.
+        return _ByLength(self.train_rows, self.args.train_batch_size * self.args.world_size, self.args.seed)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Loss and accuracy over the validation rows, the same on every process."""

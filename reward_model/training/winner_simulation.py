@@ -60,7 +60,8 @@ def simulate(case: Case, seeds: int = 20, prompts: int = 3000, n: int = 8, wante
 
     Means over `seeds` worlds with 95 % intervals of the mean.
     """
-    naive, aware = [], []
+    naive: list[float] = []
+    aware: list[float] = []
     for seed in range(seeds):
         generator = np.random.default_rng([seed, case == "shared"])
         known, fresh = draw(case, prompts, n, generator), draw(case, 10 * prompts, n, generator)

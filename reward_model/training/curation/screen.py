@@ -117,7 +117,7 @@ def _drop_useless(candidates: Sequence[Candidate]) -> None:
 
 def _settle(copies: Sequence[Candidate], recipe: BuildRecipe) -> None:
     """Let all votes on a pair decide: who judged a copy without naming annotators counts as one of them."""
-    votes = [vote for one in copies for vote in one.votes() or ([one.verdict()] if len(copies) > 1 else [])]
+    votes = [vote for one in copies for vote in one.votes() or [one.verdict()]]
     if len(votes) < 2:
         for one in copies:
             strength = one.pair.strength

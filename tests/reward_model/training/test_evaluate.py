@@ -11,8 +11,8 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from reward_model.checkpoint import load_checkpoint
-from reward_model.training.data import Pair
-from reward_model.training.evaluate import evaluate, score_pairs, score_sequences
+from reward_model.training.data import LabelledReply, Pair, as_completion
+from reward_model.training.evaluate import evaluate, rate_correlation, score_pairs, score_sequences
 
 
 def _pair(name: str, chosen: str, rejected: str, **extra: Any) -> Pair:
@@ -65,9 +65,17 @@ def test_the_report_is_complete_and_right(checkpoint: Path) -> None:
         "accuracy_ci",
         "longer_wins",
         "by_bucket",
+        "by_risk",
+        "by_origin",
+        "by_failure_mode",
+        "length_controlled",
+        "random",
+        "mean_gap",
         "spearman",
         "calibration",
     ]
+    assert report["by_origin"]["unknown over unknown"]["pairs"] == 3
+    assert report["mean_gap"]["ties"] is not None
     scores = score_pairs(model, PAIRS)
     differences = scores[:3, 0] - scores[:3, 1]
     assert (report["orm"], report["pairs"], report["ties"]) == ("tiny@1", 3, 1)
@@ -76,6 +84,28 @@ def test_the_report_is_complete_and_right(checkpoint: Path) -> None:
     assert set(report["by_bucket"]) == {"billing", "fraud"}
     assert report["spearman"] == pytest.approx(spearmanr([2, 1, 3], differences).statistic, abs=1e-4)
     assert report["calibration"] is None
+
+
+def test_ratings_are_correlated_within_prompts_too(checkpoint: Path) -> None:
+    model = load_checkpoint(checkpoint, torch.float32)
+    form = model.formatter
+    rows = []
+    for group in range(4):
+        for index in range(3):
+            row = {"id": f"{group}.{index}", "group": str(group), "prompt": [{"role": "user", "content": f"q{group}"}]}
+            reply = {**row, "completion": f"reply {index} {group}", "acceptable": False, "rating": 1 + index}
+            rows.append(LabelledReply.model_validate(reply))
+    scores = np.array(
+        [
+            model.score([form.prompt_ids(r.prompt) + form.completion_ids(as_completion(r.completion))]).item()
+            for r in rows
+        ]
+    )
+    centred = (scores.reshape(4, 3) - scores.reshape(4, 3).mean(1, keepdims=True)).ravel()
+    found = rate_correlation(model, rows)
+    assert (found["replies"], found["prompts"]) == (12, 4)
+    assert found["all"] == pytest.approx(spearmanr(scores, np.tile([1, 2, 3], 4)).statistic, abs=1e-3)
+    assert found["within_prompts"] == pytest.approx(spearmanr(centred, np.tile([-1, 0, 1], 4)).statistic, abs=1e-3)
 
 
 def test_without_margins_there_is_no_spearman(checkpoint: Path) -> None:

@@ -8,14 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from reward_model.calibration import Calibration, Selection, save_calibration
+from reward_model.base_model import sha256_of
 from reward_model.checkpoint import read_manifest, verify_files
 from reward_model.errors import BadInput, CheckpointError, IntegrityError
 from reward_model.placing import INCOMING
@@ -31,39 +31,6 @@ Make = Callable[..., Path]
 def _pair(number: int) -> Pair:
     row = {"id": str(number), "prompt": [{"role": "user", "content": f"My bill {number}"}], "group": str(number)}
     return Pair.model_validate({**row, "chosen": "I refund it today.", "rejected": "No."})
-
-
-@pytest.fixture
-def make(checkpoint: Path, tmp_path: Path) -> Make:
-    """A checkpoint by version, fit to publish; `content` makes another one of it."""
-
-    def build(version: int, content: str = "", passed: bool | None = True) -> Path:
-        folder = tmp_path / "made" / f"{version}{content}"
-        shutil.copytree(checkpoint, folder)
-        identity = f"tiny@{version}"
-        manifest = json.loads((folder / "manifest.json").read_text()) | {"id": identity, "git_revision": content}
-        (folder / "manifest.json").write_text(json.dumps(manifest))
-        calibration = Calibration(
-            orm=identity,
-            method="platt",
-            event="acceptable",
-            slope=1.0,
-            intercept=0.0,
-            labels=9,
-            positives=3,
-            date=date(2026, 1, 2),
-            selection=Selection(n=8),
-            fitted_on={},
-        )
-        save_calibration(folder, calibration)
-        if passed is not None:
-            by_attack = {"flattery": {"passed": passed}, "padding": {"passed": True}}
-            (folder / "redteam.json").write_text(
-                json.dumps({"orm": identity, "passed": passed, "by_attack": by_attack})
-            )
-        return folder
-
-    return build
 
 
 @pytest.fixture
@@ -182,18 +149,20 @@ def test_what_is_not_fit_to_serve_never_appears(make: Make, registry: Path, what
     assert history(registry) == []
 
 
-def test_a_score_that_is_no_number_is_refused(make: Make, registry: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    from reward_model.base_model import sha256_of
-
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"weight": torch.full((1, 32), torch.nan)}, "gives a score of nan"),
+        ({"more": torch.ones(1)}, "cannot be loaded"),
+    ],
+)
+def test_a_head_that_cannot_score_is_refused(make: Make, registry: Path, changed: Any, message: str) -> None:
     folder = make(1)
-    head = load_file(folder / "head.safetensors")
-    save_file({"weight": torch.full_like(head["weight"], torch.nan)}, folder / "head.safetensors")
+    save_file(load_file(folder / "head.safetensors") | changed, folder / "head.safetensors")
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"]["head.safetensors"] = sha256_of(folder / "head.safetensors")
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(CheckpointError, match="gives a score of nan"):
+    with pytest.raises(CheckpointError, match=message):
         publish(folder, registry)
 
 
@@ -260,7 +229,7 @@ def forker() -> Iterator[Any]:
         [sys.executable, str(FORKER), "reward_model.training.publish", "transformers", "peft"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         text=True,
     ) as process:
@@ -286,8 +255,7 @@ def test_a_kill_at_any_step_leaves_all_or_nothing(make: Make, registry: Path, fo
     publish(make(1), registry)
     source = make(2)
     appeared = []
-    # Every third step, and each of the last ones, where the checkpoint appears and its alias moves.
-    for step in [*range(1, 16, 3), *range(16, 60)]:
+    for step in range(1, 80, 2):
         if forker(_job(source, registry, kill_at=step)) == [0]:
             break
         _whole(registry)

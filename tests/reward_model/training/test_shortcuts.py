@@ -43,7 +43,8 @@ def test_a_fault_in_the_reply_is_found_and_one_that_depends_on_the_prompt_is_not
         modes = found[name]["by_failure_mode"]
         assert modes["rude"] == [pytest.approx(1.0, abs=0.05), 24]
         assert 0.2 <= modes["wrong"][0] <= 0.8
-    assert found["longer_wins"] < 0.7
+    # "please" is longer than "idiot", "yes" than "no": 0.5 + 0.5 / 2, give or take.
+    assert found["longer_wins"] > 0.6
 
 
 def test_an_empty_split_is_named(base: Path) -> None:

@@ -156,9 +156,7 @@ def test_two_processes_make_one_checkpoint_as_one_process_would(base: Path, data
     subprocess.run(command(data, alone, "alone"), check=True, capture_output=True, env=environment())
     pairs = [Pair.model_validate(row) for row in toy_rows(40)]
     one, two = (load_checkpoint(data / "out" / name, torch.float32) for name in ("alone", "both"))
-    assert score_pairs(two, pairs).tolist() == [pytest.approx(row, abs=2e-2) for row in score_pairs(one, pairs)]
-    log = json.loads((data / "out/both/training_log.json").read_text())
-    assert max(entry["step"] for entry in log) == -(-len(toy_rows()) * 8 // 10 // 8) or log
+    assert score_pairs(two, pairs).tolist() == [pytest.approx(row, abs=1e-3) for row in score_pairs(one, pairs)]
 
 
 def test_patience_ends_a_run_early_and_keeps_the_best_step(run: Run, data: Path) -> None:
@@ -171,7 +169,7 @@ def test_patience_ends_a_run_early_and_keeps_the_best_step(run: Run, data: Path)
 
 def test_the_best_step_is_the_one_that_is_kept(run: Run, data: Path) -> None:
     # The rate is so high that the run ends in ruins; what is saved is its best step.
-    manifest = run(optim={"epochs": 6, "evaluations": 6, "learning_rate": 0.5, "head_learning_rate": 0.5})
+    manifest = run(optim={"epochs": 6, "evaluations": 6, "learning_rate": 0.05, "head_learning_rate": 0.05})
     looks = [entry["eval_accuracy"] for entry in manifest.metrics["log"] if "eval_accuracy" in entry]
     model = load_checkpoint(data / "out/1", torch.float32)
     from reward_model.training.data import by_split
@@ -228,7 +226,7 @@ def test_an_encoder_trains_and_serves(run: Run, data: Path, tmp_path: Path) -> N
     )
     BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
     config = BertConfig(
-        vocab_size=80, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
         max_position_embeddings=96,
     )  # fmt: skip
     torch.manual_seed(0)

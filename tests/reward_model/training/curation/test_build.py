@@ -108,6 +108,8 @@ def test_rows_keep_what_they_came_with(tmp_path: Path, row: Callable[..., Row]) 
     split = split_of("a")
     with gzip.open(tmp_path / "out" / split / "pairs.jsonl.gz") as stream:
         line = stream.read()
+    # No flags, so no file name, and no time (RFC 1952).
+    assert (tmp_path / "out" / split / "pairs.jsonl.gz").read_bytes()[3:8] == bytes(5)
     assert "退款".encode() in line
     assert json.loads(line) == {**odd, "source": "a", "split": split}
 

@@ -37,7 +37,7 @@ def test_clean_pairs_raise_no_warning(pair: MakePair) -> None:
 
 
 def test_copies_contradictions_and_near_duplicates(pair: MakePair) -> None:
-    long = "You can return it within 30 days, with the receipt, to any of our shops in the country"
+    long = "You can return it within 30 days, with the receipt, to any of our shops in the country. " * 3
     pairs = [
         pair("a", "Yes.", "No.", prompt="May I?"),
         pair("b", "yes.", "No. ", prompt="may  I?"),
@@ -92,6 +92,13 @@ def test_near_prompts_under_different_policies_do_not_leak(pair: MakePair) -> No
     assert check(files, QUIET)["leakage"]["near_prompts"] == 0
 
 
+def test_near_prompts_of_one_group_are_the_group_s_leak(pair: MakePair) -> None:
+    asked = "My card was charged twice for order 1182, what can I do about it?"
+    train = _file(pair("a", prompt=asked, group="g"), path="train.jsonl")
+    found = check([train, _file(pair("b", prompt=asked + "?", group="g"), path="test.jsonl")], QUIET)["leakage"]
+    assert (found["groups"], found["near_prompts"]) == (1, 0)
+
+
 def test_one_set_is_split_as_training_splits_it(pair: MakePair) -> None:
     held_out = next(name for name in map(str, range(100)) if split_of(name) == "test")
     trained = next(name for name in map(str, range(100)) if split_of(name) == "train")
@@ -141,6 +148,40 @@ def test_biases_disagreement_and_drift_are_warned_about(pair: MakePair) -> None:
     assert [w["message"][0] for w in result["warnings"] if w["code"] == "drift"] == ["c"]
     assert sum(b["pairs"] for b in result["length"]["ratio_histogram"]) == 60
     assert [b["pairs"] for b in result["length"]["ratio_histogram"] if b["from"] == 1.5] == [60]  # 11 over 6
+
+
+def test_winners_that_are_always_short_are_a_bias_too(pair: MakePair) -> None:
+    pairs = [
+        pair(str(i), "short", f"a longer reply {i}", prompt=sha256(str(i).encode()).hexdigest()) for i in range(20)
+    ]
+    warnings = check([_file(*pairs)], QUIET)["warnings"]
+    assert [w["message"] for w in warnings] == [
+        f"{name}: the longer reply wins in 0% of 20 pairs; a model can learn that alone."
+        for name in ("All pairs", "unknown")
+    ]
+
+
+def test_a_crowd_of_annotators_is_tested_more_strictly(pair: MakePair) -> None:
+    def judged(name: str, wrong: int) -> list[Pair]:
+        """24 votes, the last `wrong` of them against the outcome."""
+        return [
+            pair(
+                f"{name}{i}",
+                prompt=sha256(f"{name}{i}".encode()).hexdigest(),
+                annotators=[
+                    {
+                        "id": name,
+                        "vote": "rejected" if i >= 24 - wrong else "chosen",
+                        "at": f"2026-01-{i + 1:02}T00:00Z",
+                    }
+                ],
+            )
+            for i in range(24)
+        ]
+
+    # 12 of 12, then 5 of 12: p = 0.0046, below 0.01 and above a third of it.
+    assert "drift" in _codes(check([_file(*judged("a", 7))], QUIET))
+    assert "drift" not in _codes(check([_file(*judged("a", 7), *judged("b", 0), *judged("c", 0))], QUIET))
 
 
 def test_the_report_shows_every_part(pair: MakePair) -> None:

@@ -65,3 +65,4 @@ def test_many_alike_are_linked_without_comparing_all() -> None:
 
 def test_clusters_join_links_of_links() -> None:
     assert clusters(6, [(0, 2), (4, 5), (2, 3)]) == [[0, 2, 3], [4, 5]]
+    assert clusters(4, [(0, 2), (1, 2)]) == [[0, 1, 2]]
