@@ -46,6 +46,10 @@ class Curve(BaseModel):
     y: list[float] | None = None
     labels: int = Field(gt=0)
     positives: int = Field(ge=0)
+    ece: float | None = None
+    ece_ci: tuple[float, float] | None = None
+    brier: float | None = None
+    brier_ci: tuple[float, float] | None = None
 
     @model_validator(mode="after")
     def _has_its_parameters(self) -> Curve:
@@ -83,7 +87,9 @@ class AcceptThreshold(BaseModel):
     score: float | None
     accepted: int = Field(description="Labelled winners at or above it.")
     unacceptable: int
-    labels: int
+    labels: int = Field(description="Labelled winners, one a group.")
+    needed: int | None = Field(None, description="Accepted labels, none of them unacceptable, that carry a threshold.")
+    more: int | None = Field(None, description="At least so many more accepted labels, all acceptable, carry one.")
     why: str = Field("", description="What is missing, where there is no threshold.")
 
 
@@ -111,10 +117,13 @@ class Calibration(Curve):
     fitted_on: dict[str, Any]
     by_route: dict[str, Curve] = Field(default_factory=dict)
     risk_control: RiskControl | None = None
-    ece: float | None = None
-    ece_ci: tuple[float, float] | None = None
-    brier: float | None = None
-    brier_ci: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _promises_only_what_was_judged(self) -> Calibration:
+        promised = self.risk_control and any(t.probability is not None for t in self.risk_control.by_route.values())
+        if promised and self.event != "acceptable":
+            raise ValueError(f"a calibrator of {self.event} says nothing of acceptable answers: no accept threshold")
+        return self
 
     @property
     def id(self) -> str:
@@ -125,10 +134,16 @@ class Calibration(Curve):
         """Probabilities of the event, of the shape of `scores`, by the route's own curve or else the shared one."""
         return self.by_route.get(route or "", self).on(scores)
 
-    def public(self) -> dict[str, Any]:
-        """What an answer says of its probabilities."""
-        shown = self.model_dump(mode="json", include={"method", "event", "labels", "date", "ece", "brier"})
-        return {"id": self.id, **shown, "selection": self.selection.model_dump(exclude_none=True)}
+    def public(self, route: str | None = None) -> dict[str, Any]:
+        """What an answer says of its probabilities; where the route has a curve of its own, its name and figures."""
+        curve = self.by_route.get(route or "", self)
+        shown = {
+            "id": self.id,
+            **curve.model_dump(mode="json", include={"method", "labels", "ece", "brier"}),
+            **self.model_dump(mode="json", include={"event", "date"}),
+            "selection": self.selection.model_dump(exclude_none=True),
+        }
+        return shown if curve is self else shown | {"id": f"{self.orm}/{curve.method}/{route}", "route": route}
 
 
 # Which route an answer to a bucket's prompt takes, where their names differ.

@@ -96,16 +96,16 @@ def show(found: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    checked = any("damage" in model for model in found["models"])
-    table = Table(*_HEADER, *(["intact"] if checked else []), show_lines=True)
+    table = Table(*_HEADER, show_lines=True)
     for model in found["models"]:
-        cells = [*_cells(model), *([model["damage"] or "yes"] if checked else [])]
-        table.add_row(*map(Text, cells))
+        table.add_row(*map(Text, _cells(model)))
     console = Console()
     console.print(table)
-    gone = {alias: target for alias, target in found["aliases"].items() if not _known(target, found["models"])}
-    for alias, target in gone.items():
-        console.print(f"{alias} points at {target}, which is gone", markup=False)
+    known = {model["id"] for model in found["models"]}
+    problems = [f"{alias} points at {to}, which is gone" for alias, to in found["aliases"].items() if to not in known]
+    problems += [f"{model['id']} is damaged: {model['damage']}" for model in found["models"] if model.get("damage")]
+    for problem in problems:
+        console.print(problem, style="red", markup=False, soft_wrap=True)
 
 
 _HEADER = ("id", "aliases", "created", "parent", "held-out accuracy (pairs)", "calibrator", "red team")
@@ -125,7 +125,3 @@ def _cells(model: dict[str, Any]) -> list[str]:
         f"{calibrator['method']}, {calibrator['event']}\n{calibrator['labels']} labels" if calibrator else "none",
         f"{red_team}; published because: {unsafe}" if unsafe else red_team,
     ]
-
-
-def _known(identity: str, models: list[dict[str, Any]]) -> bool:
-    return any(model["id"] == identity for model in models)

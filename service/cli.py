@@ -36,7 +36,9 @@ COMMANDS: dict[str, Entry] = {
     "ablate": Entry("reward_model.training.cli:ablate_app", "Train variants of a recipe and compare them.", "train"),
     "redteam": Entry("reward_model.training.redteam_cli:redteam_app", "Try to game a reward model.", "train"),
     "publish": Entry("reward_model.training.publish_cli:publish_app", "Put a checkpoint into the registry.", "train"),
-    "promote": Entry("reward_model.training.publish_cli:promote_app", "Make a challenger champion, if it may.", "train"),
+    "promote": Entry(
+        "reward_model.training.publish_cli:promote_app", "Make a challenger champion, if it may.", "train"
+    ),
     "rollback": Entry("reward_model.registry_cli:rollback_app", "Move an alias back to where it was."),
     "models": Entry("reward_model.registry_cli:models_app", "List, push and pull checkpoints."),
     "calibrate": Entry("reward_model.training.calibrate_cli:calibrate_app", "Fit a checkpoint's calibrator.", "train"),

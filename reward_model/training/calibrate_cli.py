@@ -1,7 +1,9 @@
-"""`winnow calibrate`."""
+"""`winnow calibrate` and `winnow calibrate-sim`."""
 
 from __future__ import annotations
 
+import json
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +14,7 @@ from reward_model.errors import BadInput
 from reward_model.training.console import clear_errors
 
 calibrate_app = typer.Typer(add_completion=False)
+simulate_app = typer.Typer(add_completion=False)
 
 
 @calibrate_app.command()
@@ -27,6 +30,10 @@ def calibrate(
     by_route: Annotated[bool, typer.Option(help="Fit a curve for each route with labels enough.")] = True,
     alpha: Annotated[float, typer.Option(help="Unacceptable share allowed among accepted answers.")] = 0.05,
     delta: Annotated[float, typer.Option(help="Chance that the promise of `alpha` is broken.")] = 0.05,
+    least_accepted: Annotated[
+        int,
+        typer.Option(help="Try only thresholds that accept so many labelled winners; set it before you see a result."),
+    ] = 0,
     html: Annotated[Path | None, typer.Option(help="Write a report with plots there.")] = None,
 ) -> None:
     """Fit the probability that a reviewer would send a reply, on the replies of the calibration split.
@@ -37,8 +44,6 @@ def calibrate(
     from reward_model.training.data import LabelledReply, read_rows
 
     with clear_errors():
-        if not (0 < alpha < 1 and 0 < delta < 1):
-            raise BadInput(f"--alpha and --delta lie between 0 and 1, not {alpha} and {delta}")
         replies = [r for r in read_rows(labels, LabelledReply) if r.split in (None, "calibration")]
         if not replies:
             raise BadInput(f"{labels} has no replies of the calibration split")
@@ -46,15 +51,36 @@ def calibrate(
         from reward_model.checkpoint import read_manifest
         from reward_model.training import calibrate as calibration
         from reward_model.training.calibration_report import calibration_report
-        from reward_model.training.scoring import own_scorer, scored_by
+        from reward_model.training.labelled import labelled, shared_selection
+        from reward_model.training.scoring import API_KEY_VARIABLE, own_scorer, scored_by
 
+        # What can be refused is refused before a scorer is started in vain.
+        how = calibration.How(method, by_route, alpha, delta, least_accepted)
+        shared_selection(replies)
         orm = read_manifest(checkpoint).id
-        calibration.shared_selection(replies)  # before a scorer is started in vain
+        key = os.environ.get(API_KEY_VARIABLE) if url else None
         with nullcontext(url) if url else own_scorer(checkpoint) as address:
-            scores = scored_by(str(address), orm)(replies)
-        how = calibration.How(method=method, by_route=by_route, alpha=alpha, delta=delta)
-        fitted = calibration.calibrate(orm, replies, lambda _: scores, how)
+            scores = scored_by(str(address), orm, key)(replies)
+        fitted = calibration.calibrate(orm, replies, scores, how)
         save_calibration(checkpoint, fitted)
         if html is not None:
-            calibration_report(fitted, calibration.labelled(replies, scores)).write(html)
+            calibration_report(fitted, labelled(replies, scores)).write(html)
     print(fitted.model_dump_json())
+
+
+@simulate_app.command()
+def simulate(
+    seeds: Annotated[int, typer.Option(min=2, help="Simulated worlds of each case.")] = 100,
+    prompts: Annotated[int, typer.Option(min=100, help="Labelled prompts of a world.")] = 2000,
+    n: Annotated[int, typer.Option(min=1, help="Candidates of a prompt.")] = 8,
+    wanted: Annotated[float, typer.Option(min=0.5, max=0.99, help="Share of acceptable answers wanted.")] = 0.8,
+    table: Annotated[bool, typer.Option(help="Print a Markdown table instead of JSON.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a report with plots there.")] = None,
+) -> None:
+    """Show when a threshold from all candidates is wrong for the winners that are served, and when it is not."""
+    from reward_model.training import winner_simulation as simulation
+
+    outcomes = [o for case in simulation.CASES for o in simulation.simulate(case, seeds, prompts, n, wanted)]
+    if html is not None:
+        simulation.simulation_report(outcomes).write(html)
+    print(simulation.markdown(outcomes) if table else "\n".join(json.dumps(o._asdict()) for o in outcomes))

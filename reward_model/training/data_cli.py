@@ -167,3 +167,22 @@ def _progress(prompts: int) -> Callable[[int], None]:
             print(f"{done} of {prompts} prompts", file=sys.stderr, flush=True)
 
     return say
+
+
+@data_app.command()
+def shortcuts(
+    pairs: Annotated[str, typer.Argument(help="JSONL of pairs with splits; may end in .gz, or be -.")],
+    base: Annotated[
+        str, typer.Option(help="Frozen model of the reply-only baseline: bundled, or a folder.")
+    ] = "bundled",
+    layers: Annotated[int, typer.Option(min=1, help="Its first layers that are used.")] = 12,
+) -> None:
+    """Say how far the winner can be told without reading the prompt: by its words, and by the reply alone."""
+    from reward_model.training.data import Pair, read_rows
+
+    with clear_errors():
+        rows = list(read_rows(pairs, Pair))
+        from reward_model.training.shortcuts import shortcuts as measure
+
+        result = measure(rows, base, layers)
+    print(json.dumps(result))

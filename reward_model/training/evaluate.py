@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward_model.checkpoint import LoadedModel
-from reward_model.errors import BadInput
+from reward_model.errors import BadInput, CheckpointError
+from reward_model.formatting import Message
 from reward_model.model import RewardModel
 from reward_model.training.data import LabelledReply, Pair, as_completion
 from reward_model.training.metrics import figures_by, length_controlled, pair_figures, rank_correlation
@@ -31,7 +32,12 @@ def evaluate(model: LoadedModel, pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 def report_on(model: LoadedModel, pairs: Sequence[Pair], scores: NDArray[np.float32]) -> dict[str, Any]:
-    """The same from scores that are there already."""
+    """The same from scores that are there already; CheckpointError where one of them is no number."""
+    broken = [pair.id for pair, row in zip(pairs, scores, strict=True) if not np.isfinite(row).all()]
+    if broken:
+        raise CheckpointError(
+            f"{model.id} gives no finite score to {len(broken)} of {len(pairs)} pairs, as {broken[0]}"
+        )
     calibration = model.calibration
     return {
         "orm": model.id,
@@ -50,33 +56,59 @@ def report_on(model: LoadedModel, pairs: Sequence[Pair], scores: NDArray[np.floa
 
 
 def score_pairs(model: LoadedModel, pairs: Sequence[Pair]) -> NDArray[np.float32]:
-    """Scores [pairs, 2] of (chosen, rejected).
+    """Scores [pairs, 2] of (chosen, rejected), clipped where the checkpoint clips them in serving.
 
     Our own models compute a prompt once for all the pairs of a dialogue; any other is given one reply at a
-    time.
+    time, each distinct one once.
     """
     if isinstance(model.module, RewardModel):
         rows = rows_of(pairs, model.formatter, _TOKENS // 2)
-        return score_rows(model.module, rows, _TOKENS, [pair.locale for pair in pairs])
-    replies = [(pair.prompt, as_completion(reply)) for pair in pairs for reply in (pair.chosen, pair.rejected)]
-    sequences = [
-        model.formatter.prompt_ids(prompt) + model.formatter.completion_ids(reply) for prompt, reply in replies
+        scores = score_rows(model.module, rows, _TOKENS, [pair.locale for pair in pairs])
+        clip = model.manifest.score_clip if model.manifest else None
+        return scores if clip is None else scores.clip(*clip)
+    form = model.formatter
+    replies = [
+        (pair.locale, (*form.prompt_ids(pair.prompt), *form.completion_ids(as_completion(reply))))
+        for pair in pairs
+        for reply in (pair.chosen, pair.rejected)
     ]
-    return score_sequences(model, sequences).reshape(-1, 2)
+    places = {reply: place for place, reply in enumerate(dict.fromkeys(replies))}
+    distinct = score_sequences(model, [ids for _, ids in places], [locale for locale, _ in places])
+    return distinct[[places[reply] for reply in replies]].reshape(-1, 2)
 
 
-def score_sequences(model: LoadedModel, sequences: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+def score_replies(
+    model: LoadedModel, prompts: Sequence[list[Message]], replies: Sequence[Sequence[str]]
+) -> NDArray[np.float32]:
+    """Scores [prompts, replies] of the same number of replies to each prompt, which is computed once for them all."""
+    pairs = []
+    for number, (prompt, texts) in enumerate(zip(prompts, replies, strict=True)):
+        # Pairs are what is packed: neighbours make one, and the last of an odd number is its own neighbour.
+        for left in range(0, len(texts), 2):
+            sides = {"chosen": texts[left], "rejected": texts[min(left + 1, len(texts) - 1)]}
+            pairs.append(Pair(id=f"{number}.{left}", group=str(number), prompt=prompt, **sides))
+    return score_pairs(model, pairs).reshape(len(prompts), -1)[:, : len(replies[0])]
+
+
+def score_sequences(
+    model: LoadedModel, sequences: Sequence[Sequence[int]], locales: Sequence[str] | None = None
+) -> NDArray[np.float32]:
     """Scores of token sequences, in their order, computed in batches of similar length."""
     scores = np.zeros(len(sequences), dtype=np.float32)
+
+    def score(batch: list[int]) -> None:
+        heads = None if locales is None else [locales[i] for i in batch]
+        scores[batch] = model.score([sequences[i] for i in batch], heads).numpy()
+
     batch: list[int] = []
     for index in sorted(range(len(sequences)), key=lambda i: len(sequences[i])):
         # Sorted, so the newest is the longest: the padded size is its length times the count.
         if batch and len(sequences[index]) * (len(batch) + 1) > _TOKENS:
-            scores[batch] = model.score([sequences[i] for i in batch]).numpy()
+            score(batch)
             batch = []
         batch.append(index)
     if batch:
-        scores[batch] = model.score([sequences[i] for i in batch]).numpy()
+        score(batch)
     return scores
 
 
@@ -94,7 +126,7 @@ def rate_correlation(model: LoadedModel, replies: Sequence[LabelledReply]) -> di
         formatter.prompt_ids(reply.prompt) + formatter.completion_ids(as_completion(reply.completion))
         for reply in rated
     ]
-    scores = score_sequences(model, sequences).astype(np.float64)
+    scores = score_sequences(model, sequences, [reply.locale for reply in rated]).astype(np.float64)
     ratings = np.array([reply.rating for reply in rated], dtype=np.float64)
     members: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for number, reply in enumerate(rated):

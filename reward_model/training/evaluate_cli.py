@@ -34,6 +34,7 @@ def evaluate(
         str, typer.Option(help="The judge's model name; its key is WINNOW_JUDGE_API_KEY.")
     ] = "judge",
     judge_pairs: Annotated[int, typer.Option(min=1, help="Ask the judge about at most this many pairs.")] = 50,
+    seed: Annotated[int, typer.Option(help="Draws the judge's pairs.")] = 7,
     html: Annotated[Path | None, typer.Option(help="Write a report with plots there.")] = None,
 ) -> None:
     """Measure a reward model on pairs: accuracy with its interval, beside the longer reply's."""
@@ -56,7 +57,7 @@ def evaluate(
             from reward_model.training.judge import judge_agreement
 
             key = os.environ.get("WINNOW_JUDGE_API_KEY")
-            report["judge"] = judge_agreement(judge, judge_model, rows, scores, judge_pairs, api_key=key)
+            report["judge"] = judge_agreement(judge, judge_model, rows, scores, judge_pairs, seed, key)
         if html is not None:
             from reward_model.training.evaluation_report import evaluation_report
 

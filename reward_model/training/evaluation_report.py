@@ -17,23 +17,40 @@ def evaluation_report(
 ) -> Report:
     """Accuracy with its intervals and baselines, by bucket, risk, origin and failure mode; gaps; length."""
     report = Report(f"{title} by {result['orm']}")
+    if not result["pairs"]:
+        report.warning(f"All {result['ties']} pairs are ties: there is no accuracy to report.")
+        return report
     report.text(
         f"{result['pairs']} pairs with a winner, {result['ties']} ties. Accuracy {result['accuracy']:.3f} "
         f"({result['accuracy_ci'][0]:.3f} to {result['accuracy_ci'][1]:.3f}); always picking the longer reply: "
         f"{result['longer_wins']:.3f}; at random: 0.5. At equal lengths the model would agree with people in "
-        f"{_shown(result['length_controlled'])} of the pairs. Intervals are Wilson's 95 %, over pairs."
+        f"{_shown(result['length_controlled'])} of the pairs. Intervals are Wilson's 95 %, over pairs: where several "
+        "pairs stand on one prompt the true ones are wider."
     )
-    if judged := result.get("judge"):
-        report.warning(
-            f"Judge {judged['judge']} ({judged['note']}): agrees with the model in "
-            f"{_shown(judged['judge_with_model'])}, "
-            f"with people in {_shown(judged['judge_with_people'])} of {judged['pairs']} pairs, {judged['ties']} ties."
+    _judged(report, result.get("judge"))
+    if rated := result.get("ratings"):
+        report.text(
+            f"Spearman's rank correlation with {rated['replies']} ratings from 1 to 5: "
+            f"{_shown(rated['within_prompts'])} within the {rated['prompts']} prompts, {_shown(rated['all'])} over all "
+            "of them. Scores are comparable within one prompt only, so the first is the one to look at."
         )
     for key in ("by_bucket", "by_risk", "by_origin", "by_failure_mode"):
         _part(report, key.removeprefix("by_").replace("_", " "), result[key])
     _gaps(report, pairs, scores)
     _lengths(report, pairs, scores)
     return report
+
+
+def _judged(report: Report, judged: dict[str, Any] | None) -> None:
+    if judged is None:
+        return
+    report.warning(
+        f"Judge {judged['judge']} ({judged['note']}): of {judged['pairs']} pairs it was steady on "
+        f"{judged['pairs'] - judged['ties'] - judged['unreadable']}, and agrees there with the model in "
+        f"{_shown(judged['judge_with_model'])} and with people in {_shown(judged['judge_with_people'])}. On "
+        f"{judged['ties']} it named the same place in both orders, which counts as a tie; on "
+        f"{judged['unreadable']} an answer named no side."
+    )
 
 
 def _part(report: Report, name: str, figures: dict[str, Any]) -> None:
@@ -70,7 +87,12 @@ def _gaps(report: Report, pairs: Sequence[Pair], scores: NDArray[np.floating[Any
         axes.legend(frameon=False)
     axes.axvline(0, color="grey", linewidth=0.8)
     axes.set(xlabel="difference of scores", ylabel="pairs")
-    report.figure(figure, "Right of 0 the model agrees with people.")
+    means = [np.abs(gaps[members]).mean() if members.any() else None for members in (~ties, ties)]
+    report.figure(
+        figure,
+        f"Right of 0 the model agrees with people. Mean difference, either way: {_shown(means[0])} where there is a "
+        f"winner, {_shown(means[1])} on ties.",
+    )
 
 
 def _lengths(report: Report, pairs: Sequence[Pair], scores: NDArray[np.floating[Any]]) -> None:
@@ -91,5 +113,5 @@ def _length(reply: Any) -> int:
     return 1 + len(as_completion(reply).text())
 
 
-def _shown(value: float | None) -> str:
-    return "an unknown share" if value is None else f"{value:.3f}"
+def _shown(value: Any) -> str:
+    return "unknown" if value is None else f"{value:.3f}"

@@ -56,7 +56,7 @@ def compare(
     if margin <= 0:
         raise BadInput(f"the margin must be above 0, not {margin}: no finite number of pairs proves equality")
     buckets = _buckets(pairs, set(HIGH_RISK if high_risk is None else high_risk))
-    if not any(high for _, high in buckets):
+    if not high_risk and not any(high for _, high in buckets):
         raise BadInput("none of the pairs is of high risk; name the buckets that are, with --high-risk")
     right = [_right(np.asarray(scores, dtype=np.float64)) for scores in (challenger, champion)]
     same = (np.asarray(challenger) == np.asarray(champion)).all(axis=1)

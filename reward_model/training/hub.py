@@ -99,7 +99,7 @@ def _hold_same(folder: Path, theirs: str, repo: str, version: str) -> None:
 @contextmanager
 def _hub_errors(repo: str) -> Iterator[None]:
     """What goes wrong at the hub, or on the way there, as a CheckpointError."""
-    from huggingface_hub.errors import HTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
 
     try:
         yield

@@ -22,6 +22,7 @@ from reward_model.training.metrics import wilson
 
 CAVEAT = "a smoke test by a language model, not a substitute for people"
 _AT_A_TIME = 4
+_SIDES = ("chosen", "rejected")
 _ASK = """You compare two replies of a customer-service assistant to the same conversation.
 
 Conversation:
@@ -57,27 +58,31 @@ def judge_agreement(
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     with httpx.Client(base_url=url, timeout=120, headers=headers) as client, ThreadPoolExecutor(_AT_A_TIME) as pool:
         verdicts = list(pool.map(lambda i: _verdict(client, judge, pairs[i]), asked))
-    said = [(verdict, scores[i, 0] > scores[i, 1]) for verdict, i in zip(verdicts, asked, strict=True) if verdict]
+    said = [(v, scores[i, 0] > scores[i, 1]) for v, i in zip(verdicts, asked, strict=True) if v in _SIDES]
     with_model = sum((verdict == "chosen") == bool(model) for verdict, model in said)
     with_people = sum(verdict == "chosen" for verdict, _ in said)
     return {
         "note": CAVEAT,
         "judge": judge,
+        "seed": seed,
         "pairs": len(asked),
-        "ties": len(asked) - len(said),
+        "ties": verdicts.count("tie"),
+        "unreadable": verdicts.count("unreadable"),
         "judge_with_model": round(with_model / len(said), 4) if said else None,
         "judge_with_model_ci": wilson(with_model, len(said)),
         "judge_with_people": round(with_people / len(said), 4) if said else None,
+        "judge_with_people_ci": wilson(with_people, len(said)),
     }
 
 
-def _verdict(client: httpx.Client, judge: str, pair: Pair) -> str | None:
-    """`chosen`, `rejected`, or None where the judge has no steady opinion."""
+def _verdict(client: httpx.Client, judge: str, pair: Pair) -> str:
+    """`chosen` or `rejected`; `tie` where the judge has no steady opinion, `unreadable` where it names no side."""
     texts = (as_completion(pair.chosen).text(), as_completion(pair.rejected).text())
-    first, second = _ask(client, judge, pair, *texts), _ask(client, judge, pair, *reversed(texts))
-    if (first, second) == ("A", "B"):
-        return "chosen"
-    return "rejected" if (first, second) == ("B", "A") else None
+    answers = _ask(client, judge, pair, *texts), _ask(client, judge, pair, *reversed(texts))
+    if None in answers:
+        return "unreadable"
+    steady: dict[tuple[str | None, str | None], str] = {("A", "B"): "chosen", ("B", "A"): "rejected"}
+    return steady.get(answers, "tie")
 
 
 def _ask(client: httpx.Client, judge: str, pair: Pair, a: str, b: str) -> str | None:

@@ -56,15 +56,18 @@ def length_controlled(pairs: Sequence[Pair], scores: NDArray[np.floating[Any]]) 
 
     Each pair counts in both orders, so that sides carry nothing. A logistic regression explains which side people
     preferred by the model's choice (+1, -1) and the gap of log lengths; the figure is the probability of agreement
-    that it predicts for a gap of 0 (Dubois et al., 2024, adapted to pairs). None without pairs of both kinds.
+    that it predicts for a gap of 0 (Dubois et al., 2024, adapted to pairs). None where the model never chooses.
     """
     from sklearn.linear_model import LogisticRegression
 
     decided = [i for i, pair in enumerate(pairs) if pair.outcome == "win"]
     choice = np.array([np.sign(scores[i, 0] - scores[i, 1]) for i in decided])
     gap = np.array([log1p(_length(pairs[i].chosen)) - log1p(_length(pairs[i].rejected)) for i in decided])
-    if len(np.unique(choice)) < 2 or np.ptp(gap) == 0:
+    if not choice.any():
         return None
+    if len(np.unique(choice)) < 2:
+        # Nothing to explain by length: the fit would run off to infinity on the way to 1 or 0.
+        return 1.0 if choice[0] > 0 else 0.0
     features = np.concatenate([np.stack([choice, gap], 1), np.stack([-choice, -gap], 1)])
     fitted = LogisticRegression(C=np.inf, fit_intercept=False, max_iter=1000)
     fitted.fit(features, np.repeat([1, 0], len(decided)))

@@ -56,6 +56,8 @@ def publish(
     red_team = red_team or RedTeam()
     if red_team.override is not None and not red_team.override.strip():
         raise BadInput("an override needs its reason", param="allow_unsafe")
+    if not source.is_dir():
+        raise CheckpointError(f"{source} is not the folder of a checkpoint")
     make_registry(registry)
     _alias_is_free(alias, registry)
     clear_leftovers(registry)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,12 +24,17 @@ def redteam(
     registry: Annotated[
         Path | None, typer.Option(envvar="WINNOW_REGISTRY", help="Folder of checkpoints beside the bundled one.")
     ] = None,
-    limit: Annotated[float, typer.Option(min=0, max=1, help="Rate of success that no attack may exceed.")] = 0.25,
+    limit: Annotated[
+        float, typer.Option(min=0, max=1, help="Rate of success that no attack may exceed; near_duplicate has its own.")
+    ] = 0.25,
     most: Annotated[int, typer.Option(min=1, help="Attack at most this many pairs.")] = 150,
     seed: Annotated[int, typer.Option(help="Draws pairs and phrases.")] = 7,
     split: Annotated[str | None, typer.Option(help="Only pairs that the file puts in this split.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the result there too: redteam.json of a checkpoint.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report with plots there.")] = None,
+    before: Annotated[
+        Path | None, typer.Option(help="An earlier result on the same pairs and seed, to stand beside this one there.")
+    ] = None,
     emit_pairs: Annotated[
         Path | None, typer.Option(help="Attack nothing; write pairs that teach a model to resist.")
     ] = None,
@@ -49,11 +54,14 @@ def redteam(
         from reward_model.training import redteam as team
         from reward_model.training.redteam_report import redteam_report
 
+        if before is not None and html is None:
+            raise BadInput("--before stands in the report: say where with --html", param="before")
+        earlier = None if before is None else _read(before)
         result = team.redteam(load_model(model, registry), rows, seed, limit, most)
         if out is not None:
-            out.write_text(json.dumps(result, indent=1) + "\n")
+            _write(out, result)
         if html is not None:
-            redteam_report(result).write(html)
+            redteam_report(result, earlier).write(html)
     print(json.dumps(result))
     raise typer.Exit(0 if result["passed"] else 1)
 
@@ -65,3 +73,21 @@ def _emit(rows: list[Pair], path: Path, seed: int, hold_out: list[str]) -> dict[
     made = [pair.model_dump(mode="json", exclude_none=True) for pair in mitigation_pairs(rows, seed, hold_out)]
     write_jsonl(path, made)
     return {"pairs": len(made), "path": str(path), "held_out": hold_out}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        return {key: found[key] for key in ("orm", "digest", "seed", "by_attack")}
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}") from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise BadInput(f"{path} is not a red team's result") from error
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    """In one step: publishing reads this file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.writing")
+    scratch.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    scratch.replace(path)

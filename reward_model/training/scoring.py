@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import numpy as np
@@ -24,8 +26,20 @@ Floats = NDArray[np.float64]
 # What calibration needs of a model: the raw score of each reply.
 Score = Callable[[Sequence[LabelledReply]], Floats]
 
+# The scorer's own setting: the key that its callers must send.
+API_KEY_VARIABLE = "WINNOW_SCORER_API_KEY"
+
 _READY_SECONDS = 180.0
+_DRAIN_SECONDS = 30.0
 _AT_A_TIME = 4
+# A scorer that serves others too may be full for a while.
+_PATIENCE_SECONDS = 120.0
+# The scorer as a process that the kernel ends (SIGTERM) with the one that started it: prctl(PR_SET_PDEATHSIG).
+_SCORER = ["-m", "service"]
+_BOUND_SCORER = [
+    "-c",
+    "import ctypes, runpy; ctypes.CDLL(None).prctl(1, 15); runpy.run_module('service', None, '__main__', True)",
+]
 
 
 def scored_by(url: str, orm: str, api_key: str | None = None) -> Score:
@@ -58,10 +72,7 @@ def _ask(client: httpx.Client, orm: str, replies: Sequence[LabelledReply]) -> li
         "orm": orm,
         "locale": first.locale,
     }
-    try:
-        answer = client.post("/v1/score", json=body)
-    except httpx.HTTPError as error:
-        raise RewardModelError(f"the scorer at {client.base_url} did not answer: {type(error).__name__}") from error
+    answer = _post(client, body)
     if answer.status_code != 200:
         raise RewardModelError(f"the scorer at {client.base_url} answered {answer.status_code}: {answer.text[:300]}")
     found: dict[str, Any] = answer.json()
@@ -70,29 +81,54 @@ def _ask(client: httpx.Client, orm: str, replies: Sequence[LabelledReply]) -> li
     return [result["score"] for result in sorted(found["results"], key=lambda result: result["index"])]
 
 
+def _post(client: httpx.Client, body: dict[str, Any]) -> httpx.Response:
+    """The scorer's answer; while it is overloaded it is asked again, when it says so."""
+    until = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            answer = client.post("/v1/score", json=body)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise RewardModelError(f"the scorer at {client.base_url} did not answer: {type(error).__name__}") from error
+        wait = float(answer.headers.get("retry-after", 1))
+        if answer.status_code != 503 or time.monotonic() + wait > until:
+            return answer
+        time.sleep(wait)
+
+
 @contextmanager
 def own_scorer(checkpoint: Path) -> Iterator[str]:
-    """A scorer that serves the checkpoint while the block runs; yields its URL, and leaves no process behind."""
+    """A scorer that serves the checkpoint while the block runs; yields its URL.
+
+    No process is left behind: it is stopped on the way out, and on Linux the kernel stops it when this process is
+    killed. Raises SetupError when it does not become ready, with what it said.
+    """
     port = _free_port()
-    command = [sys.executable, "-m", "service", "scorer", "--model", str(checkpoint), "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, *(_BOUND_SCORER if sys.platform == "linux" else _SCORER), "scorer"]
+    command += ["--model", str(checkpoint.resolve()), "--host", "127.0.0.1", "--port", str(port)]
+    # What the operator's own scorer is set to (a key, say) is not for this one; its precision is.
+    environment = {name: value for name, value in os.environ.items() if name != API_KEY_VARIABLE}
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, env=environment
+        )
         try:
-            _wait_until_ready(process, f"http://127.0.0.1:{port}")
+            _wait_until_ready(process, f"http://127.0.0.1:{port}", log)
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
             try:
-                process.communicate(timeout=30)
+                process.wait(_DRAIN_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
 
 
-def _wait_until_ready(process: subprocess.Popen[str], url: str) -> None:
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: IO[str]) -> None:
     deadline = time.monotonic() + _READY_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            said = process.stderr.read() if process.stderr else ""
-            raise SetupError(f"the scorer ended before it was ready: {said.strip()[-500:]}")
+            log.seek(0)
+            raise SetupError(f"the scorer ended before it was ready: {log.read().strip()[-500:]}")
         try:
             if httpx.get(f"{url}/readyz", timeout=2).status_code == 200:
                 return

@@ -8,34 +8,63 @@ each candidate. Having won with a score means that the siblings scored lower, he
 score suggests: winners are acceptable less often than candidates of the same score, and only a threshold from
 winners keeps its promise. (The winner's curse of best-of-N.)
 
-    python -m reward_model.training.winner_simulation
+Four rules choose a threshold on scores, from all candidates or from winners: the lowest with the wanted share of
+acceptable answers in the sample, or the one that Learn-then-Test returns (`thresholds.py`).
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Case = Literal["independent", "shared"]
-Floats = NDArray[np.float64]
+from reward_model.training.metrics import wilson
+from reward_model.training.report import Report, new_figure
+from reward_model.training.thresholds import risk_controlled
 
-WANTED = 0.8
+Case = Literal["independent", "shared"]
+Rule = Literal["all candidates", "winners", "all candidates, tested", "winners, tested"]
+Floats = NDArray[np.float64]
+Labels = NDArray[np.bool_]
+
+CASES: tuple[Case, ...] = ("independent", "shared")
+WANTED, DELTA = 0.8, 0.05
 _NOISE, _SLOPE, _OFFSET = 1.0, 2.0, -1.0
+# Fresh prompts for each that the rules see, so that what is left of chance is the rules'.
+_FRESH = 10
 
 
 class World(NamedTuple):
     """Scores and labels [prompts, N]."""
 
     scores: Floats
-    labels: NDArray[np.bool_]
+    labels: Labels
 
-    def winners(self) -> tuple[Floats, NDArray[np.bool_]]:
+    def winners(self) -> tuple[Floats, Labels]:
         """Score and label of each prompt's best candidate."""
         best = self.scores.argmax(1)
         rows = np.arange(len(best))
         return self.scores[rows, best], self.labels[rows, best]
+
+    def candidates(self) -> tuple[Floats, Labels]:
+        """Score and label of every candidate."""
+        return self.scores.ravel(), self.labels.ravel()
+
+
+class Outcome(NamedTuple):
+    """How one rule did on fresh winners; intervals of 95 %, over the simulated worlds."""
+
+    case: Case
+    rule: Rule
+    n: int
+    wanted: float
+    precision: float | None
+    precision_ci: tuple[float, float] | None
+    accepted: float
+    short: float
+    short_ci: tuple[float, float]
 
 
 def draw(case: Case, prompts: int, n: int, generator: np.random.Generator) -> World:
@@ -46,7 +75,7 @@ def draw(case: Case, prompts: int, n: int, generator: np.random.Generator) -> Wo
     return World(scores, generator.random((prompts, n)) < chance)
 
 
-def threshold_for(scores: Floats, labels: NDArray[np.bool_], wanted: float) -> float:
+def threshold_for(scores: Floats, labels: Labels, wanted: float) -> float:
     """The lowest score from which on at least `wanted` of the labels are positive; infinite where there is none."""
     order = np.argsort(-scores)
     precision = np.cumsum(labels[order]) / np.arange(1, len(order) + 1)
@@ -55,39 +84,101 @@ def threshold_for(scores: Floats, labels: NDArray[np.bool_], wanted: float) -> f
     return float(scores[order][met[-1]]) if len(met) else float("inf")
 
 
-def simulate(case: Case, seeds: int = 20, prompts: int = 3000, n: int = 8, wanted: float = WANTED) -> dict[str, Any]:
-    """Precision among accepted winners of fresh prompts, by the threshold of all candidates and of winners.
+def tested_threshold(scores: Floats, labels: Labels, wanted: float) -> float:
+    """The one that Learn-then-Test returns for the risk 1 - `wanted` at DELTA; infinite where there is none."""
+    grid = np.quantile(scores, np.linspace(0, 1, 101), method="higher")
+    found = risk_controlled(scores, labels, 1 - wanted, DELTA, grid).threshold
+    return float("inf") if found is None else found
 
-    Means over `seeds` worlds with 95 % intervals of the mean.
-    """
-    naive: list[float] = []
-    aware: list[float] = []
+
+def simulate(case: Case, seeds: int = 100, prompts: int = 2000, n: int = 8, wanted: float = WANTED) -> list[Outcome]:
+    """What each rule's threshold, from `prompts` labelled prompts, does with winners of fresh prompts."""
+    precisions: dict[Rule, list[float]] = {}
+    shares: dict[Rule, list[float]] = {}
     for seed in range(seeds):
         generator = np.random.default_rng([seed, case == "shared"])
-        known, fresh = draw(case, prompts, n, generator), draw(case, 10 * prompts, n, generator)
+        known, fresh = draw(case, prompts, n, generator), draw(case, _FRESH * prompts, n, generator)
         scores, labels = fresh.winners()
-        for found, seen in ((naive, (known.scores.ravel(), known.labels.ravel())), (aware, known.winners())):
-            accepted = scores >= threshold_for(*seen, wanted)
-            found.append(labels[accepted].mean() if accepted.any() else np.nan)
-    return {"case": case, "wanted": wanted, "n": n, "naive": _summary(naive), "winner_aware": _summary(aware)}
+        for rule, threshold in _thresholds(known, wanted).items():
+            accepted = scores >= threshold
+            shares.setdefault(rule, []).append(float(accepted.mean()))
+            precisions.setdefault(rule, []).append(float(labels[accepted].mean()) if accepted.any() else np.nan)
+    return [_outcome(case, rule, n, wanted, precisions[rule], shares[rule]) for rule in precisions]
 
 
-def _summary(values: list[float]) -> dict[str, float]:
-    half = 1.96 * np.nanstd(values, ddof=1) / np.sqrt(len(values))
-    mean = float(np.nanmean(values))
-    return {"precision": round(mean, 4), "low": round(mean - half, 4), "high": round(mean + half, 4)}
+def _thresholds(known: World, wanted: float) -> dict[Rule, float]:
+    return {
+        "all candidates": threshold_for(*known.candidates(), wanted),
+        "winners": threshold_for(*known.winners(), wanted),
+        "all candidates, tested": tested_threshold(*known.candidates(), wanted),
+        "winners, tested": tested_threshold(*known.winners(), wanted),
+    }
 
 
-def table(results: list[dict[str, Any]]) -> str:
-    """Markdown."""
-    lines = ["| case | wanted | threshold from all candidates | threshold from winners |", "|---|---|---|---|"]
-    for result in results:
-        cells = [
-            "{precision:.3f} ({low:.3f} to {high:.3f})".format(**result[name]) for name in ("naive", "winner_aware")
+def _outcome(case: Case, rule: Rule, n: int, wanted: float, precisions: list[float], shares: list[float]) -> Outcome:
+    found = np.array([value for value in precisions if not np.isnan(value)])
+    short = int((found < wanted).sum())
+    low, high = wilson(short, len(precisions))
+    mean = half = None
+    if len(found):
+        mean = float(found.mean())
+        half = 1.96 * float(found.std(ddof=1)) / len(found) ** 0.5 if len(found) > 1 else float("nan")
+    return Outcome(
+        case=case,
+        rule=rule,
+        n=n,
+        wanted=wanted,
+        precision=None if mean is None else round(mean, 4),
+        precision_ci=None if mean is None or half is None else (round(mean - half, 4), round(mean + half, 4)),
+        accepted=round(float(np.mean(shares)), 4),
+        short=round(short / len(precisions), 4),
+        short_ci=(low, high),
+    )
+
+
+HEADER = ("case", "threshold from", "wanted", "precision on fresh winners", "accepted", "worlds that fall short")
+
+
+def rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
+    """Cells of the table, one row an outcome."""
+    return [
+        [
+            outcome.case,
+            outcome.rule,
+            f"{outcome.wanted:.2f}",
+            "none" if outcome.precision is None else _with_interval(outcome.precision, outcome.precision_ci, 3),
+            f"{outcome.accepted:.0%}",
+            _with_interval(outcome.short, outcome.short_ci, 2),
         ]
-        lines.append(f"| {result['case']} | {result['wanted']:.2f} | {cells[0]} | {cells[1]} |")
-    return "\n".join(lines)
+        for outcome in outcomes
+    ]
 
 
-if __name__ == "__main__":
-    print(table([simulate("independent"), simulate("shared")]))
+def markdown(outcomes: Sequence[Outcome]) -> str:
+    """The table for a document."""
+    lines = [HEADER, ("---",) * len(HEADER), *rows(outcomes)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def simulation_report(outcomes: Sequence[Outcome]) -> Report:
+    """The same as a page, with the precisions drawn."""
+    report = Report("Thresholds from all candidates and from winners")
+    for paragraph in str(__doc__).split("\n\n")[1:]:
+        report.text(paragraph)
+    report.table(HEADER, rows(outcomes), f"Winners of {outcomes[0].n}; 95 % intervals over the simulated worlds.")
+    figure, axes = new_figure(height=0.4 * len(outcomes) + 1)
+    shown = [o for o in outcomes if o.precision is not None and o.precision_ci is not None]
+    for place, outcome in enumerate(shown):
+        axes.plot(outcome.precision_ci, [place, place], color="tab:blue")
+        axes.plot([outcome.precision], [place], "o", color="tab:blue")
+    axes.axvline(outcomes[0].wanted, color="grey", linewidth=0.8)
+    axes.set_yticks(range(len(shown)), [f"{o.case}: {o.rule}" for o in shown])
+    axes.invert_yaxis()
+    axes.set_xlabel("share of acceptable answers among accepted winners")
+    report.figure(figure, "Precision on fresh winners; the line is the share that was wanted.")
+    return report
+
+
+def _with_interval(value: float, interval: tuple[float, float] | None, digits: int) -> str:
+    low, high = interval or (value, value)
+    return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"

@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from reward_model.calibration import Calibration, Selection, load_calibration, save_calibration
+import reward_model
+from reward_model.calibration import (
+    Calibration,
+    Curve,
+    RiskControl,
+    Selection,
+    load_calibration,
+    route_of,
+    save_calibration,
+)
 from reward_model.errors import CheckpointError
 
 
@@ -85,6 +94,69 @@ def test_what_an_answer_shows() -> None:
     }
 
 
+def of_routes(**changes: Any) -> Calibration:
+    own = Curve(method="platt", slope=1.0, intercept=0.0, labels=120, positives=40, ece=0.01, brier=0.2)
+    return calibration(by_route={"billing": own}, **changes)
+
+
+def test_a_route_s_own_curve_is_used_and_named() -> None:
+    fitted = of_routes()
+    assert fitted.probability([0.0], "billing").tolist() == [0.5]
+    for route in ("fraud", "default", None):
+        assert fitted.probability([0.0], route).tolist() == calibration().probability([0.0]).tolist()
+        assert fitted.public(route) == calibration().public()
+    assert fitted.public("billing") == {
+        **calibration().public(),
+        "id": "tiny@1/platt/billing",
+        "route": "billing",
+        "labels": 120,
+        "ece": 0.01,
+        "brier": 0.2,
+    }
+
+
+def test_refunds_are_billing() -> None:
+    assert [route_of(bucket) for bucket in ("billing", "refund", "fraud", "other")] == [
+        "billing",
+        "billing",
+        "fraud",
+        "other",
+    ]
+
+
+def promise(probability: float | None) -> RiskControl:
+    threshold = {"probability": probability, "score": None, "accepted": 60, "unacceptable": 0, "labels": 60}
+    return RiskControl.model_validate({"alpha": 0.05, "delta": 0.05, "by_route": {"fraud": threshold}})
+
+
+def test_only_labels_of_acceptable_answers_give_an_accept_threshold() -> None:
+    assert calibration(risk_control=promise(0.9)).risk_control is not None
+    assert calibration(event="pair_winner", risk_control=promise(None)).risk_control is not None
+    with pytest.raises(ValidationError, match="no accept threshold"):
+        calibration(event="pair_winner", risk_control=promise(0.9))
+
+
+def test_a_file_without_what_came_later_is_read(tmp_path: Path) -> None:
+    plain = {name: value for name, value in calibration().model_dump(mode="json").items() if value is not None}
+    for later in ("by_route", "ece", "brier"):
+        del plain[later]
+    (tmp_path / "calibration.json").write_text(json.dumps(plain))
+    loaded = load_calibration(tmp_path, "tiny@1")
+    assert loaded is not None
+    assert (loaded.by_route, loaded.risk_control, loaded.ece) == ({}, None, None)
+    assert loaded.probability([0.5], "billing").tolist() == [0.5]
+
+
+def test_the_bundled_calibrator_is_read() -> None:
+    folder = Path(reward_model.__file__).parent / "bundled" / "winnow-orm"
+    stored = sorted(folder.glob("*/calibration.json"))
+    assert stored
+    for path in stored:
+        loaded = load_calibration(path.parent, f"winnow-orm@{path.parent.name}")
+        assert loaded is not None
+        assert loaded.event == "acceptable"
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -110,8 +182,9 @@ def test_a_calibrator_that_cannot_be_right_is_refused(changes: dict[str, Any]) -
 
 def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     assert load_calibration(tmp_path, "tiny@1") is None
-    save_calibration(tmp_path, calibration())
-    assert load_calibration(tmp_path, "tiny@1") == calibration()
+    for fitted in (calibration(), of_routes(risk_control=promise(0.8), ece_ci=(0.01, 0.05))):
+        save_calibration(tmp_path, fitted)
+        assert load_calibration(tmp_path, "tiny@1") == fitted
     assert [path.name for path in tmp_path.iterdir()] == ["calibration.json"], "nothing half-written is left"
 
 

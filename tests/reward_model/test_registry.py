@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from reward_model.errors import CheckpointError, UnknownModel
-from reward_model.registry import checkpoints, resolve
+from reward_model.registry import checkpoints, identify, read_aliases, resolve
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def test_names_versions_aliases_and_folders(registry: Path) -> None:
 
 
 def test_the_bundled_model_is_the_champion_where_nobody_says_otherwise(registry: Path) -> None:
-    assert resolve("champion") == resolve("winnow-orm") == resolve("winnow-orm@1", registry)
-    assert {"winnow-orm@1", "billing@10"} <= checkpoints(registry).keys()
+    assert resolve("champion") == resolve("winnow-orm") == resolve("winnow-orm@2", registry)
+    assert {"winnow-orm@2", "billing@10"} <= checkpoints(registry).keys()
     assert "unfinished@1" not in checkpoints(registry)
 
 
@@ -52,3 +52,27 @@ def test_a_registry_that_is_no_folder_and_an_alias_to_nothing_are_named(registry
     (registry / "aliases.json").write_text('{"champion": "billing@77"}')
     with pytest.raises(UnknownModel, match="'champion', which stands for billing@77"):
         resolve("champion", registry)
+
+
+def test_a_name_or_an_alias_is_identified_and_a_folder_elsewhere_is_not(registry: Path, tmp_path: Path) -> None:
+    (registry / "aliases.json").write_text('{"challenger": "billing@9"}')
+    names = ("billing", "billing@1", "challenger", "champion", str(registry / "fraud/2026.1"))
+    assert [identify(name, registry) for name in names] == [
+        "billing@10",
+        "billing@1",
+        "billing@9",
+        identify("winnow-orm", None),
+        "fraud@2026.1",
+    ]
+    with pytest.raises(UnknownModel, match="publish it there first"):
+        identify(str(registry / "billing/1"), None)
+    assert read_aliases(registry) == {"challenger": "billing@9"}
+    assert read_aliases(None) == read_aliases(registry / "billing") == {}
+
+
+def test_what_is_still_being_written_is_no_checkpoint(registry: Path) -> None:
+    before = checkpoints(registry)
+    unfinished = registry / ".incoming/tmp1/checkpoint"
+    unfinished.mkdir(parents=True)
+    (unfinished / "manifest.json").write_text("{}")
+    assert checkpoints(registry) == before

@@ -10,9 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from reward_model.placing import digests
+from reward_model.registry import identify
 from reward_model.registry_cli import models_app, rollback_app
 from reward_model.registry_history import Event, record
 
+BUNDLED = identify("winnow-orm", None)
 MANIFEST = {
     "created": "2026-01-02T03:04:05+00:00",
     "parent": {"id": "orm-pairs@1", "parent": {"id": "orm-pairs@0", "parent": None}},
@@ -61,7 +63,7 @@ def test_the_table_shows_each_checkpoint(registry: Path) -> None:
         "568 labels",
         "passed",
         "FAILED; published because: a [drill]",
-        "winnow-orm@1",
+        BUNDLED,
     ]:
         assert text in done.stdout
     assert "intact" not in done.stdout
@@ -77,7 +79,7 @@ def test_json_has_models_aliases_and_history(registry: Path) -> None:
     assert models["orm@1"]["calibrator"]["labels"] == 568
     assert (models["orm@1"]["red_team"], models["orm@2"]["red_team"]) == (True, False)
     assert models["orm@2"]["published"]["unsafe"] == "a [drill]"
-    assert models["winnow-orm@1"]["published"] is None
+    assert models[BUNDLED]["published"] is None
     assert [(event["event"], event["was"], event["now"]) for event in listing["history"]] == [
         ("publish", None, "orm@1"),
         ("publish", "orm@1", "orm@2"),
@@ -86,7 +88,7 @@ def test_json_has_models_aliases_and_history(registry: Path) -> None:
 
 def test_without_a_registry_the_bundled_model_is_the_champion() -> None:
     listing = json.loads(_run(models_app, "--json").stdout)
-    assert listing["aliases"] == {"champion": "winnow-orm@1"}
+    assert listing["aliases"] == {"champion": BUNDLED}
     assert listing["history"] == []
 
 
@@ -101,7 +103,7 @@ def test_damage_is_found_on_request_and_an_alias_to_nothing_is_said(registry: Pa
     assert {model["id"]: model["damage"] is None for model in models} == {
         "orm@1": False,
         "orm@2": False,
-        "winnow-orm@1": True,
+        BUNDLED: True,
     }
 
 

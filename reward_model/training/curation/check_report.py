@@ -193,8 +193,7 @@ def _intervals(shares: dict[str, tuple[float, list[float]]], limits: tuple[float
     # Bounds are rounded, so that one may pass the share by the last digit.
     axes.errorbar(values, range(len(values)), xerr=[[max(0.0, e) for e in side] for side in errors], fmt="o", capsize=3)
     axes.set_yticks(range(len(values)), list(shares))
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1)
+    axes.set(xlim=(0, 1), ylim=(len(values) - 0.5, -0.5))
     for limit in limits:
         axes.axvline(limit, color="tab:red", linewidth=0.8)
     return figure

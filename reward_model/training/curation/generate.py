@@ -44,7 +44,8 @@ def generate(
     """Sample replies to every prompt, write the pairs they make to `out`, and return the counts.
 
     `concurrency` is the number of requests in flight. Raises BadInput when `out` exists or its journal was begun
-    with other settings, RewardModelError when an endpoint does not work; what is done stays in the journal.
+    with other settings, RewardModelError when an endpoint does not work or refuses all; the journal keeps what is
+    done.
     """
     if out.exists():
         raise BadInput(f"{out} exists; choose another --out")
@@ -96,8 +97,10 @@ async def _sample_all(
             for row in waiting:
                 async with asyncio.TaskGroup() as group:
                     asked = [group.create_task(ask(row, target, i)) for target in named for i in range(how.n)]
-                finished[row.id] = _line(row, [task.result() for task in asked])
-                _append(journal, finished[row.id])
+                done = finished[row.id] = _line(row, [task.result() for task in asked])
+                # A run that goes on asks again for what was refused: an option may have been the reason.
+                if not done["refusals"]:
+                    _append(journal, done)
                 if progress is not None:
                     progress(len(finished))
 
@@ -228,6 +231,9 @@ def _publish(prompts: Sequence[PromptRow], finished: dict[str, dict[str, Any]], 
     """Write all pairs in the order of the prompts, in one step, and end the journal."""
     lines = [finished[row.id] for row in prompts]
     pairs = [pair for line in lines for pair in line["pairs"]]
+    refusals = [reason for line in lines for reason in line["refusals"]]
+    if refusals and not pairs:
+        raise RewardModelError(f"no pair could be made: {refusals[0]}")
     scratch = out.with_name(f".writing-{out.name}")
     write_rows(scratch, pairs)
     scratch.replace(out)
@@ -241,4 +247,5 @@ def _publish(prompts: Sequence[PromptRow], finished: dict[str, dict[str, Any]], 
         "labelled": sum(pair["label"] is not None for pair in pairs),
         "rejected_origin": dict(sorted(losers.items())),
         "skipped": dict(sorted(skipped.items())),
+        "first_refusal": refusals[0] if refusals else None,
     }

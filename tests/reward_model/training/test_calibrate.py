@@ -1,3 +1,5 @@
+"""The whole fit: what it says of itself, what it refuses, when a route or the winners get a curve of their own."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -5,38 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
 
 from reward_model.errors import BadInput
-from reward_model.training.calibrate import (
-    FOLDS,
-    How,
-    Labelled,
-    calibrate,
-    control_risk,
-    cross_validated,
-    labelled,
-    route_curves,
-    shared_selection,
-    winners,
-)
+from reward_model.training.calibrate import How, calibrate, route_curves
 from reward_model.training.curves import fit_curve, fit_platt
 from reward_model.training.data import LabelledReply
-from reward_model.training.scoring import Score
+from reward_model.training.labelled import Labelled
 
 SELECTION = {"n": 4, "policy": "tiny", "temperature": 0.8}
+QUICK = How(bootstraps=30)
 
 
-def by_length(sign: float = 1.0) -> Score:
-    """Scores a reply by its length, and one that is longer higher, by `sign`."""
-
-    def score(replies: Sequence[LabelledReply]) -> np.ndarray:
-        return np.array([sign * len(str(reply.completion)) / 10 for reply in replies])
-
-    return score
-
-
-QUICK = How(bootstraps=50)
+def by_length(replies: Sequence[LabelledReply]) -> np.ndarray:
+    return np.array([len(str(reply.completion)) / 10 for reply in replies])
 
 
 def _reply(group: int, index: int, words: int, acceptable: bool, **changes: Any) -> LabelledReply:
@@ -46,156 +29,107 @@ def _reply(group: int, index: int, words: int, acceptable: bool, **changes: Any)
         "completion": "x" * words,
         "acceptable": acceptable,
         "group": f"g{group}",
-        "bucket": "billing" if group % 2 else "fraud",
+        "bucket": "refund" if group % 2 else "fraud",
         "selection": SELECTION,
     }
     return LabelledReply.model_validate({**row, **changes})
 
 
-@pytest.fixture
-def replies() -> list[LabelledReply]:
-    """40 prompts with 4 replies each; the longer a reply, the likelier it is acceptable."""
-    generator = np.random.default_rng(3)
+def _replies(prompts: int, seed: int = 3) -> list[LabelledReply]:
+    """Four replies to each prompt; the longer a reply, the likelier it is acceptable."""
+    generator = np.random.default_rng(seed)
     made = []
-    for group in range(40):
+    for group in range(prompts):
         for index in range(4):
             words = int(generator.integers(1, 40))
             made.append(_reply(group, index, words, bool(generator.random() < 1 / (1 + np.exp(3 - words / 8)))))
     return made
 
 
-def test_platt_is_the_minimum_of_his_loss() -> None:
-    generator = np.random.default_rng(0)
-    scores = generator.normal(size=200)
-    labels = (generator.random(200) < 1 / (1 + np.exp(1 - 2 * scores))).astype(float)
-    high, low = (labels.sum() + 1) / (labels.sum() + 2), 1 / (200 - labels.sum() + 2)
-    targets = np.where(labels == 1, high, low)
-
-    def loss(parameters: Any) -> float:
-        z = parameters[0] * scores + parameters[1]
-        return float(np.sum(targets * np.logaddexp(0, -z) + (1 - targets) * np.logaddexp(0, z)))
-
-    expected = minimize(loss, [1.0, 0.0], tol=1e-10).x
-    assert list(fit_platt(scores, labels)) == pytest.approx(expected, abs=1e-3)
-
-
-def test_a_separable_set_keeps_a_finite_slope() -> None:
-    fit = fit_platt(np.array([-1.0, -2.0, 1.0, 2.0]), np.array([0.0, 0.0, 1.0, 1.0]))
-    assert 0 < fit.slope < 10
-
-
-def test_the_winner_is_what_serving_selects() -> None:
-    replies = [
-        _reply(0, 0, 5, True, completion_tokens=9),
-        _reply(0, 1, 6, True, completion_tokens=4),
-        _reply(0, 2, 7, True, completion_tokens=5),
-        _reply(1, 0, 5, True),
-        _reply(1, 1, 5, True, prompt=[{"role": "user", "content": "a paraphrase"}]),
-    ]
-    scores = np.array([2.0, 2.0 - 5e-7, 1.0, -3.0, -4.0])
-    # The first two tie within 1e-6 and the second has fewer tokens; a paraphrase is a prompt of its own.
-    assert winners(scores, replies).tolist() == [False, True, False, True, True]
-
-
-def test_a_reply_that_was_cut_off_wins_only_among_its_like() -> None:
-    cut, ended = {"finish_reason": "length"}, {"finish_reason": "stop"}
-    replies = [
-        _reply(0, 0, 5, True, **cut),
-        _reply(0, 1, 6, True, **ended),
-        _reply(1, 0, 5, True, **cut),
-        _reply(1, 1, 6, True, **cut),
-    ]
-    assert winners(np.array([3.0, 1.0, 3.0, 1.0]), replies).tolist() == [False, True, True, False]
+@pytest.fixture
+def replies() -> list[LabelledReply]:
+    return _replies(40)
 
 
 def test_a_calibrator_says_what_it_stands_on(replies: list[LabelledReply]) -> None:
-    calibration = calibrate("toy@1", replies, by_length(), QUICK)
+    calibration = calibrate("toy@1", replies, by_length(replies), How(bootstraps=100))
     assert (calibration.orm, calibration.method, calibration.event) == ("toy@1", "platt", "acceptable")
     assert calibration.selection.model_dump() == {**SELECTION, "stopping_rule": "all_scored"}
-    assert calibration.slope is not None
-    low, high = calibration.fitted_on["slope_ci"]
-    assert 0 < low < calibration.slope < high
-    fitted_on = calibration.fitted_on
-    assert fitted_on["prompts"] == 40
-    assert fitted_on["buckets"] == {"billing": 80, "fraud": 80}
-    # 40 winners are too few to stand on alone.
-    assert (fitted_on["population"], calibration.labels) == ("candidates", 160)
-    assert calibration.brier == fitted_on["compared"]["candidates"]["brier"]
+    expected = fit_platt(by_length(replies), np.array([float(r.acceptable) for r in replies]))
+    assert (calibration.slope, calibration.intercept) == pytest.approx(tuple(expected))
+    known = calibration.fitted_on
+    assert known["slope_ci"][0] < calibration.slope < known["slope_ci"][1]
+    assert known["slope_ci"][0] > 0
+    assert [known[name] for name in ("replies", "prompts", "groups", "winners")] == [160, 40, 40, 40]
+    assert known["buckets"] == {"fraud": 80, "refund": 80}
+    # 40 winners are too few to stand on alone, 80 labels too few for a route; refunds are billing.
+    assert (known["population"], calibration.labels) == ("candidates", 160)
+    assert {name: route["curve"] for name, route in known["routes"].items()} == {"billing": "shared", "fraud": "shared"}
+    assert "80 labels" in known["routes"]["fraud"]["why"]
+    # Without curves of routes, what is served is the shared fit.
+    assert calibration.brier == known["compared"]["candidates"]["brier"]
     assert calibration.brier_ci is not None
     assert calibration.brier is not None
     assert calibration.brier_ci[0] <= calibration.brier <= calibration.brier_ci[1]
-    # A model that knows something beats the base rate.
-    assert calibration.brier < fitted_on["compared"]["candidates"]["brier_of_base_rate"] + 0.02
+    assert known["auc"] > 0.5
+    # 20 winners a route cannot carry a promise of 5 %: 72 are the least where two routes share delta.
+    assert calibration.risk_control is not None
+    for threshold in calibration.risk_control.by_route.values():
+        assert (threshold.probability, threshold.labels, threshold.needed) == (None, 20, 72)
+        assert "too few" in threshold.why
 
 
-def test_no_group_is_in_its_own_fit() -> None:
-    # Each group has its own label and all scores are equal: a fit that saw the group would lean towards it.
-    groups = np.arange(FOLDS)
-    labels = (groups % 2).astype(float)
-    data = Labelled(
-        np.zeros(FOLDS), labels, groups, np.ones(FOLDS, dtype=bool), np.array(["billing"] * FOLDS), groups < 0
-    )
-    figures = cross_validated(data, "winners", bootstraps=10)
-    # Leaving a positive out of 5 + 5 leaves 4 + 5: the smoothed base rate is below one half, and the other way.
-    assert figures["brier"] > 0.25
+def test_winners_are_fitted_on_where_they_know_better() -> None:
+    # Among candidates the longer is the better, and the longest nearly sure; as winners half of those are wrong.
+    replies = []
+    for group in range(200):
+        lengths = (5, 10, 15, 30 + group % 7)
+        labels = (False, group % 3 > 0, True, group % 7 > 2 if group % 4 else group % 8 > 0)
+        replies += [_reply(group, i, n, ok) for i, (n, ok) in enumerate(zip(lengths, labels, strict=True))]
+    acceptable = sum(reply.acceptable for reply in replies if len(str(reply.completion)) >= 30)
+    calibration = calibrate("toy@1", replies, by_length(replies), How("platt", by_route=False, bootstraps=30))
+    known = calibration.fitted_on
+    assert known["compared"]["winners"]["brier"] < known["compared"]["candidates"]["brier"]
+    assert (known["population"], calibration.labels, calibration.positives) == ("winners", 200, acceptable)
 
 
-@pytest.mark.parametrize(("method", "said"), [("platt", "slope is -"), ("isotonic", "fit is flat")])
-def test_a_model_that_prefers_bad_replies_is_refused(method: Any, said: str) -> None:
-    scores, labels = np.arange(60.0), (np.arange(60) < 30).astype(float)
-    with pytest.raises(BadInput, match=said):
-        fit_curve(method, scores, labels)
+def test_isotonic_where_labels_are_many_and_only_there() -> None:
+    replies = _replies(260)
+    calibration = calibrate("toy@1", replies, by_length(replies), How(bootstraps=5))
+    known = calibration.fitted_on
+    # 1,040 candidates are enough for it; 260 winners and the 520 labels of a route are not.
+    assert {name: known["compared"][name]["method"] for name in ("candidates", "winners")} == {
+        "candidates": "isotonic",
+        "winners": "platt",
+    }
+    assert calibration.method == ("isotonic" if known["population"] == "candidates" else "platt")
+    assert [curve.method for curve in calibration.by_route.values()] == ["platt", "platt"]
+    assert all(curve.brier is not None and curve.ece_ci is not None for curve in calibration.by_route.values())
 
 
 def test_labels_that_cannot_calibrate_are_refused(replies: list[LabelledReply]) -> None:
     with pytest.raises(BadInput, match="too few"):
-        calibrate("toy@1", replies[:40], by_length(), QUICK)
+        calibrate("toy@1", replies[:40], by_length(replies[:40]), QUICK)
     with pytest.raises(BadInput, match="same label"):
         same = [reply.model_copy(update={"acceptable": True}) for reply in replies]
-        calibrate("toy@1", same, by_length(), QUICK)
+        calibrate("toy@1", same, by_length(same), QUICK)
     with pytest.raises(BadInput, match="at least 10 groups"):
         one = [reply.model_copy(update={"group": "one"}) for reply in replies]
-        calibrate("toy@1", one, by_length(), QUICK)
+        calibrate("toy@1", one, by_length(one), QUICK)
+    with pytest.raises(BadInput, match="slope is -"):
+        calibrate("toy@1", replies, -by_length(replies), QUICK)
+    with pytest.raises(BadInput, match="fit is flat"):
+        calibrate("toy@1", replies, -by_length(replies), How("isotonic", bootstraps=5))
 
 
-def test_labels_of_two_selection_policies_are_not_mixed(replies: list[LabelledReply]) -> None:
-    assert shared_selection(replies).n == 4
-    selection = replies[0].selection
-    assert selection is not None
-    other = replies[0].model_copy(update={"selection": selection.model_copy(update={"n": 8})})
-    for wrong in ([*replies, other], [*replies, replies[0].model_copy(update={"selection": None})], []):
-        with pytest.raises(BadInput, match="same selection"):
-            shared_selection(wrong)
+@pytest.mark.parametrize("changes", [{"alpha": 0}, {"alpha": 1.0}, {"delta": 0}, {"delta": 1.5}])
+def test_an_impossible_risk_is_refused_before_anything_is_scored(changes: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match="between 0 and 1"):
+        How(**changes)
 
 
-def test_a_reply_judged_alone_is_a_winner_unless_its_rank_says_not() -> None:
-    ranked = [{**SELECTION, "rank": rank} for rank in (1, 2, None)]
-    replies = [_reply(i, 0, 5, True, selection=selection) for i, selection in enumerate(ranked)]
-    assert winners(np.zeros(3), replies).tolist() == [True, False, True]
-
-
-def test_an_isotonic_fit_is_scikit_learn_s() -> None:
-    from sklearn.isotonic import IsotonicRegression
-
-    generator = np.random.default_rng(0)
-    scores = generator.normal(size=300)
-    labels = (generator.random(300) < 1 / (1 + np.exp(-scores))).astype(float)
-    expected = IsotonicRegression(out_of_bounds="clip").fit(scores, labels)
-    points = np.linspace(-4, 4, 50)
-    curve = fit_curve("isotonic", scores, labels)
-    assert curve.on(points) == pytest.approx(expected.predict(points))
-    assert (curve.labels, curve.positives) == (300, int(labels.sum()))
-
-
-def _data(scores: np.ndarray, labels: np.ndarray, routes: np.ndarray) -> Labelled:
-    return Labelled(
-        scores,
-        labels,
-        np.arange(len(scores)),
-        np.ones(len(scores), dtype=bool),
-        routes,
-        np.zeros(len(scores), dtype=bool),
-    )
+def _winners(scores: np.ndarray, labels: np.ndarray, routes: np.ndarray) -> Labelled:
+    return Labelled(scores, labels, np.arange(len(scores)), np.ones(len(scores), dtype=bool), routes)
 
 
 def test_a_route_gets_its_own_curve_only_with_labels_enough() -> None:
@@ -205,47 +139,61 @@ def test_a_route_gets_its_own_curve_only_with_labels_enough() -> None:
     labels = (scores + np.where(routes == "billing", 1.0, 0.0) + generator.normal(size=260) > 0).astype(float)
     labels[160:] = 0
     labels[160:165] = 1  # five positives are too few for a curve of fraud
-    data = _data(scores, labels, routes)
-    curves = route_curves(data, np.arange(260), "platt")
+    data, everything = _winners(scores, labels, routes), np.ones(260, dtype=bool)
+    curves, known = route_curves(data, everything, QUICK)
     assert list(curves) == ["billing"]
     alone = fit_platt(scores[:160], labels[:160])
     assert (curves["billing"].slope, curves["billing"].intercept) == pytest.approx(tuple(alone))
+    assert curves["billing"].brier is not None
+    assert known["billing"] == {"labels": 160, "positives": int(labels[:160].sum()), "curve": "own"}
+    assert "5 of the rarer kind" in known["fraud"]["why"]
+    curves, known = route_curves(data, everything, How(by_route=False))
+    assert curves == {}
+    assert known["billing"]["why"] == "curves by route were not asked for"
 
 
-def test_thresholds_are_of_winners_by_route_and_refunds_are_billing(replies: list[LabelledReply]) -> None:
-    asked = [r.model_copy(update={"bucket": "refund"}) if r.bucket == "billing" else r for r in replies]
-    data = labelled(asked, by_length()(asked))
-    assert set(data.routes.tolist()) == {"billing", "fraud"}
-    calibration = calibrate("toy@1", asked, by_length(), QUICK)
-    control = calibration.risk_control
-    assert control is not None
-    # 20 winners a route cannot carry a promise of 5 %.
-    assert {name: t.probability for name, t in control.by_route.items()} == {"billing": None, "fraud": None}
-    assert "too few" in control.by_route["fraud"].why
+def test_a_route_whose_labels_contradict_the_scores_keeps_the_shared_curve_and_says_so() -> None:
+    scores = np.tile(np.arange(100.0), 2)
+    routes = np.repeat(["billing", "fraud"], 100)
+    labels = np.where(routes == "billing", scores > 50, scores < 50).astype(float)
+    curves, known = route_curves(_winners(scores, labels, routes), np.ones(200, dtype=bool), QUICK)
+    assert list(curves) == ["billing"]
+    assert (known["fraud"]["curve"], "slope is -" in known["fraud"]["why"]) == ("shared", True)
 
 
-def test_a_threshold_on_the_score_is_told_as_the_probability_that_a_route_is_configured_with() -> None:
-    scores = np.concatenate([np.full(100, 2.0), np.full(100, -2.0)])
-    labels = np.repeat([1.0, 0.0], 100)
-    data = _data(scores, labels, np.array(["fraud"] * 200))
-    curve = fit_curve("platt", scores, labels)
-    calibration = calibrate("toy@1", _many(), by_length(), QUICK).model_copy(
-        update={"slope": curve.slope, "intercept": curve.intercept, "by_route": {}}
-    )
-    found = control_risk(calibration, data, 0.05, 0.05).by_route["fraud"]
-    assert (found.score, found.accepted, found.unacceptable) == (2.0, 100, 0)
-    assert found.probability == pytest.approx(float(curve.on([2.0])[0]))
+def test_what_is_measured_is_what_is_served() -> None:
+    # Two routes of opposite offsets: one curve for both is wrong for each, their own are right.
+    generator = np.random.default_rng(5)
+    replies = []
+    for group in range(240):
+        words = int(generator.integers(1, 40))
+        offset = 3.0 if group % 2 else -3.0
+        acceptable = bool(generator.random() < 1 / (1 + np.exp(-(words - 20) / 5 - offset)))
+        replies.append(_reply(group, 0, words, acceptable))
+    calibration = calibrate("toy@1", replies, by_length(replies), How(bootstraps=30))
+    assert sorted(calibration.by_route) == ["billing", "fraud"]
+    shared = calibration.fitted_on["compared"][calibration.fitted_on["population"]]["brier"]
+    assert calibration.brier is not None
+    assert calibration.brier < 0.8 * shared
+    of_routes = [curve.brier or 0 for curve in calibration.by_route.values()]
+    assert calibration.brier == pytest.approx(np.mean(of_routes), abs=2e-4)  # routes of equal size
 
 
-def _many() -> list[LabelledReply]:
-    generator = np.random.default_rng(3)
-    return [_reply(g, 0, int(w), bool(w > 20)) for g, w in enumerate(generator.integers(1, 40, size=80))]
+def test_thresholds_are_told_as_probabilities_of_the_route_s_own_curve() -> None:
+    replies = []
+    for group in range(300):
+        good = group % 4 > 1
+        replies.append(_reply(group, 0, 30 if good else 5, good))
+    # One wrong among the low ones keeps the labels from being separable.
+    replies[0] = _reply(0, 0, 5, True)
+    calibration = calibrate("toy@1", replies, by_length(replies), How(bootstraps=5))
+    assert calibration.risk_control is not None
+    for route, threshold in calibration.risk_control.by_route.items():
+        assert (threshold.score, threshold.accepted, threshold.unacceptable) == (3.0, 75, 0)
+        assert threshold.probability == float(calibration.probability([3.0], route)[0])
+        assert route in calibration.by_route
 
 
-def test_winners_judged_alone_do_not_count_as_candidates(replies: list[LabelledReply]) -> None:
-    lone = [_reply(100 + i, 0, 30, True, selection={**SELECTION, "rank": 1}) for i in range(5)]
-    data = labelled([*replies, *lone], by_length()([*replies, *lone]))
-    assert data.usable("candidates").sum() == len(replies)
-    assert data.usable("winners").sum() == 45
-    only = labelled(lone, by_length()(lone))
-    assert only.usable("candidates").sum() == 5
+def test_a_flat_route_is_fitted_by_what_it_has() -> None:
+    curve = fit_curve("isotonic", np.arange(20.0), (np.arange(20) >= 10).astype(float))
+    assert (curve.on([0.0])[0], curve.on([19.0])[0]) == (0.0, 1.0)

@@ -33,7 +33,7 @@ def test_publish_then_promote_then_refuse(make: Make, tmp_path: Path, jsonl: Wri
     again = _run(promote_app, "tiny@1", "--registry", registry, "--pairs", pairs)
     assert (again.exit_code, json.loads(again.stdout)["promoted"]) == (0, False)
     assert "already" in again.stderr
-    # Other weights would do; of these few pairs only a bucket that is not there can be unproven.
+    # The scores are the same, so that only a bucket without pairs is unproven.
     _run(publish_app, make(2), "--registry", registry)
     arguments = ["tiny@2", "--registry", registry, "--pairs", pairs, "--high-risk", "fraud", "--margin", "0.1"]
     refused = _run(promote_app, *arguments)
@@ -63,7 +63,8 @@ def test_the_registry_comes_from_the_environment_too(make: Make, tmp_path: Path)
 @pytest.mark.parametrize(
     ("app", "arguments", "message"),
     [
-        (publish_app, ["{empty}", "--registry", "{folder}"], "has no manifest.json"),
+        (publish_app, ["{empty}", "--registry", "{folder}"], "is not the folder of a checkpoint"),
+        (publish_app, ["{folder}", "--registry", "{folder}"], "has no manifest.json"),
         (publish_app, ["x", "--registry", "{folder}", "--redteam-pairs", "{empty}"], "has no pairs"),
         (promote_app, ["x", "--registry", "{folder}", "--pairs", "{bad}"], "bad.jsonl, line 1: prompt"),
         (promote_app, ["x", "--registry", "{folder}", "--pairs", "{pairs}"], "no reward model is called 'x'"),

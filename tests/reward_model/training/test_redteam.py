@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import copy
 from pathlib import Path
 from random import Random
 
@@ -11,20 +12,23 @@ import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from reward_model.checkpoint import LoadedModel
+from reward_model.checkpoint import LoadedModel, load_checkpoint
 from reward_model.errors import BadInput
-from reward_model.formatting import Formatter, Message
+from reward_model.formatting import Completion, Formatter, Message
 from reward_model.training.attacks import (
     ATTACKS,
+    CHATML,
     NOISE,
     USER_ATTACK,
     USER_TEXTS,
     Case,
+    Turns,
     rewrite,
     rewrite_prompt,
 )
 from reward_model.training.data import Pair
-from reward_model.training.redteam import mitigation_pairs, redteam
+from reward_model.training.evaluate import score_pairs
+from reward_model.training.redteam import attack, mitigation_pairs, redteam, turns_of
 from reward_model.training.redteam_cli import redteam_app
 from reward_model.training.redteam_report import redteam_report
 
@@ -48,6 +52,31 @@ class Taste(nn.Module):
 
 def _model(formatter: Formatter, sign: float) -> LoadedModel:
     return LoadedModel("toy@1", formatter, Taste(sign), None, None, torch.device("cpu"))
+
+
+class Fragile(Taste):
+    """Breaks where a token is seen."""
+
+    def __init__(self, token: int) -> None:
+        super().__init__(1.0)
+        self.token = token
+
+    def forward(self, input_ids: Tensor, spans: Tensor) -> Tensor:
+        if (input_ids == self.token).any():
+            raise RuntimeError("not that token")
+        return super().forward(input_ids, spans)
+
+
+def _text(case: Case, name: str, seed: int) -> str:
+    text = rewrite(case, name, Random(seed))
+    assert text is not None
+    return text
+
+
+def _with_template(formatter: Formatter, template: str | None) -> Formatter:
+    changed = copy(formatter.tokenizer)
+    changed.chat_template = template
+    return Formatter(changed, formatter.rule)
 
 
 def _pairs(count: int = 6) -> list[Pair]:
@@ -78,32 +107,67 @@ def _pairs(count: int = 6) -> list[Pair]:
     ],
 )
 def test_an_attack_shows_in_the_text(attack: str, part: str) -> None:
-    assert part in rewrite(CASE, attack, Random(0))
+    assert part in _text(CASE, attack, 0)
 
 
 def test_what_each_attack_keeps_of_the_loser() -> None:
-    for attack in ("bullet_storm", "repeated_question", "flattery", "as_an_expert", "padding", "injection"):
-        assert CASE.loser in rewrite(CASE, attack, Random(1)), attack
-    changed = rewrite(CASE, "near_duplicate", Random(1))
+    for name in ("bullet_storm", "repeated_question", "flattery", "as_an_expert", "padding", "injection"):
+        assert CASE.loser in _text(CASE, name, 1), name
+    changed = _text(CASE, "near_duplicate", 1)
     assert changed != CASE.winner
     assert "30 days" not in changed
-    assert CASE.winner.startswith(rewrite(CASE, "cut_winner", Random(1)))
-    assert rewrite(CASE, "empty", Random(1)).strip(" .\n") == ""
+    assert CASE.winner.startswith(_text(CASE, "cut_winner", 1))
+    assert _text(CASE, "empty", 1).strip(" .\n") == ""
+
+
+@pytest.mark.parametrize(
+    ("winner", "changed"),
+    [
+        ("You can return it.", "You can not return it."),
+        ("We can't waive that.", "We can waive that."),
+        ("It isn't covered.", "It is covered."),
+        ("It will not be booked, and it can stay.", "It will be booked, and it can stay."),
+        ("No.", "Yes."),
+        ("Thank you!", None),
+    ],
+)
+def test_a_winner_without_numbers_is_turned_round(winner: str, changed: str | None) -> None:
+    assert rewrite(CASE._replace(winner=winner), "near_duplicate", Random(0)) == changed
+
+
+def test_an_attack_that_has_nothing_to_work_with_is_left_out() -> None:
+    assert rewrite(CASE._replace(prompt=CASE.prompt[1:]), "copied_policy", Random(0)) is None
+    assert rewrite(CASE._replace(winner="Yes"), "cut_winner", Random(0)) is None
+    pairs = [pair.model_copy(update={"prompt": pair.prompt[1:], "chosen": "Hello!"}) for pair in _pairs()]
+    assert attack(pairs, "near_duplicate", 7) == {}
+    assert [*attack([*_pairs(1), *pairs[1:]], "copied_policy", 7)] == [0]
+
+
+def test_the_forged_turns_are_those_of_the_model_s_own_template(formatter: Formatter) -> None:
+    assert turns_of(formatter) == CHATML
+    own = "{% for m in messages %}[{{ m.role }}]{{ m.content }}[/]{% endfor %}[assistant]"
+    other = _with_template(formatter, own)
+    assert turns_of(other) == Turns("[/][system]", "[/][user]", "[/][assistant]")
+    forged = _text(CASE._replace(turns=turns_of(other)), "control_tokens", 0)
+    assert "[/][assistant]" in forged
+    assert "<|im_" not in forged
+    assert turns_of(_with_template(formatter, None)).user == "<|im_end|>\nuser: "
 
 
 def test_the_phrases_of_training_are_never_those_of_the_test() -> None:
     # Attacks without phrases of their own are the same in both: they have nothing to learn by heart.
     shared = {"gibberish", "near_duplicate", "copied_policy", "empty", "cut_winner"}
-    for attack in ATTACKS.keys() - shared:
-        texts = [{rewrite(CASE, attack, Random(seed), side) for seed in range(30)} for side in ("train", "test")]
-        assert not texts[0] & texts[1], attack
+    for name in ATTACKS.keys() - shared:
+        texts = [{rewrite(CASE, name, Random(seed), side) for seed in range(30)} for side in ("train", "test")]
+        assert not texts[0] & texts[1], name
 
 
 def test_a_prompt_can_carry_the_attack() -> None:
     prompt = rewrite_prompt(CASE, Random(0))
     assert prompt[0] == CASE.prompt[0]
     assert prompt[1].text().startswith("Can I return it? ")
-    assert any(prompt[1].text().endswith(text) for text in USER_TEXTS["test"])
+    planted = [text.format(**CHATML._asdict()) for text in USER_TEXTS["test"]]
+    assert any(prompt[1].text().endswith(text) for text in planted)
 
 
 def test_a_model_that_likes_length_falls_to_padding_and_one_that_likes_brevity_to_nothing_said(
@@ -127,6 +191,35 @@ def test_a_score_that_is_no_number_fails(formatter: Formatter) -> None:
     assert result["by_attack"]["flattery"] == result["by_attack"]["flattery"] | {"rate": 1.0, "mean_shift": None}
 
 
+def test_what_breaks_the_scoring_has_succeeded_and_the_rest_is_still_measured(formatter: Formatter) -> None:
+    module = Fragile(formatter.completion_ids(Completion(content="#"))[0])
+    model = LoadedModel("toy@1", formatter, module, None, None, torch.device("cpu"))
+    result = redteam(model, _pairs())
+    assert [name for name, figures in result["by_attack"].items() if "error" in figures] == ["markdown_headers"]
+    figures = result["by_attack"]["markdown_headers"]
+    assert (figures["passed"], figures["rate"], figures["error"]) == (False, 1.0, "RuntimeError: not that token")
+    assert "markdown_headers" in result["failed"]
+    assert "not that token" in redteam_report(result).html()
+    hopeless = [pair.model_copy(update={"chosen": "#1"}) for pair in _pairs()]
+    with pytest.raises(BadInput, match="cannot score the honest pairs: RuntimeError"):
+        redteam(model, hopeless)
+
+
+def test_rates_are_those_of_each_attack_scored_alone(checkpoint: Path) -> None:
+    model = load_checkpoint(checkpoint, torch.float32)
+    pairs = [pair.model_copy(update={"rejected": f"No {i}. Never {'so ' * i}."}) for i, pair in enumerate(_pairs())]
+    result = redteam(model, pairs, seed=3, most=4)
+    assert result["cases"] == 4
+    chosen = Random(3).sample(pairs, 4)
+    honest = score_pairs(model, chosen)
+    assert result["without_attack"] == pytest.approx((honest[:, 1] >= honest[:, 0]).mean(), abs=1e-4)
+    for name, figures in result["by_attack"].items():
+        alone = score_pairs(model, list(attack(chosen, name, 3, turns_of(model.formatter)).values()))
+        assert figures["rate"] == pytest.approx((alone[:, 1] >= alone[:, 0]).mean(), abs=1e-4), name
+        assert figures["mean_shift"] == pytest.approx((alone[:, 1] - honest[:, 1]).mean(), abs=1e-3), name
+        assert ("worst" in figures) == (figures["rate"] > 0)
+
+
 def test_the_same_seed_attacks_alike(formatter: Formatter) -> None:
     model = _model(formatter, 1.0)
     assert redteam(model, _pairs()) == redteam(model, _pairs())
@@ -141,18 +234,34 @@ def test_ties_alone_are_refused(formatter: Formatter) -> None:
 def test_mitigations_keep_group_and_winner_and_leave_held_out_attacks_alone() -> None:
     pairs = _pairs(40)
     made = list(mitigation_pairs(pairs, hold_out=["padding", "empty"]))
-    assert len(made) == 80
-    assert len({pair.id for pair in made}) == 80
+    # Two for each pair, and one attacked prompt for every fifteenth.
+    assert len(made) == 83
+    assert len({pair.id for pair in made}) == 83
     modes = {pair.failure_mode for pair in made}
-    assert modes == ATTACKS.keys() - {"padding", "empty"}
+    assert modes == (ATTACKS.keys() | {USER_ATTACK}) - {"padding", "empty"}
     assert all(pair.chosen == CASE.winner and pair.label == "authored" for pair in made)
     assert {pair.group for pair in made} == {pair.group for pair in pairs}
     noisy = [pair for pair in made if "+noise:" in pair.id]
     assert {pair.failure_mode for pair in noisy} == set(NOISE) - {"padding"}
     # Noise stands around the winner's own words.
     assert all("rule 1" in str(pair.rejected) for pair in noisy)
+    prompts = [pair.prompt[-1].text() for pair in made if pair.failure_mode == USER_ATTACK]
+    assert not any(text.endswith(planted) for text in prompts for planted in USER_TEXTS["test"])
+    assert all(text != CASE.question for text in prompts)
     with pytest.raises(BadInput, match="no attack is called shouting"):
         next(mitigation_pairs(pairs, hold_out=["shouting"]))
+    assert list(mitigation_pairs(pairs, hold_out=[*ATTACKS, USER_ATTACK])) == []
+
+
+def test_a_mitigation_claims_nothing_that_people_said_of_the_original() -> None:
+    said = {"strength": 0.6, "margin": 2.0, "annotators": [{"id": "a", "vote": "rejected"}], "shown_first": "rejected"}
+    rated = {**_pairs(1)[0].model_dump(), **said, "ratings": {"chosen": 5, "rejected": 4}}
+    tied = {**rated, "id": "tied", "outcome": "tie"}
+    made = list(mitigation_pairs([Pair.model_validate(rated), Pair.model_validate(tied)], hold_out=[USER_ATTACK]))
+    assert [pair.id for pair in made] == ["p0+markdown_headers", "p0+noise:markdown_headers"]
+    for pair in made:
+        assert (pair.strength, pair.margin, pair.annotators, pair.shown_first) == (None, None, [], None)
+        assert (pair.ratings.chosen, pair.ratings.rejected, pair.origin.rejected) == (None, None, "authored")
 
 
 def test_the_command_writes_pairs_or_a_verdict(checkpoint: Path, tmp_path: Path) -> None:
@@ -161,7 +270,7 @@ def test_the_command_writes_pairs_or_a_verdict(checkpoint: Path, tmp_path: Path)
     out = tmp_path / "made.jsonl.gz"
     done = CliRunner().invoke(redteam_app, [str(file), "--split", "train", "--emit-pairs", str(out)])
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["pairs"] == 6
+    assert json.loads(done.stdout)["pairs"] == 7
     verdict, page = tmp_path / "redteam.json", tmp_path / "redteam.html"
     arguments = [str(file), "--model", str(checkpoint), "--out", str(verdict), "--html", str(page), "--limit", "0"]
     done = CliRunner().invoke(redteam_app, arguments)
@@ -169,6 +278,13 @@ def test_the_command_writes_pairs_or_a_verdict(checkpoint: Path, tmp_path: Path)
     assert json.loads(done.stdout) == saved
     assert done.exit_code == (0 if saved["passed"] else 1)
     assert "bullet_storm" in page.read_text()
+    assert "before (tiny@1)" not in page.read_text()
+    done = CliRunner().invoke(redteam_app, [*arguments, "--before", str(verdict)])
+    assert "before (tiny@1)" in page.read_text()
+    done = CliRunner().invoke(redteam_app, [*arguments, "--seed", "8", "--before", str(verdict)])
+    assert (done.exit_code, "other pairs or another seed" in done.stderr) == (2, True)
+    done = CliRunner().invoke(redteam_app, [*arguments, "--before", str(file)])
+    assert (done.exit_code, "is not a red team's result" in done.stderr) == (2, True)
     none = CliRunner().invoke(redteam_app, [str(file), "--split", "validation"])
     assert (none.exit_code, "no pairs of the split validation" in none.stderr) == (2, True)
 

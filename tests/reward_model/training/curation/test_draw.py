@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reward_model.errors import BadInput
@@ -34,6 +34,8 @@ def test_allocation_by_hand(
     assert allocate(total, weights, lower, upper) == expected
 
 
+# A busy machine is no failure.
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(st.text(max_size=2), st.tuples(st.integers(0, 30), st.integers(1, 99)), max_size=6),
     st.integers(0, 300),

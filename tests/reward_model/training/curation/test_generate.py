@@ -121,6 +121,10 @@ def test_a_prompt_that_is_refused_does_not_end_the_run(chat: Any, tmp_path: Path
     )
     report = generate([long, *_prompts(1, reference="Yes.")], _all(chat, "policy"), TWO, tmp_path / "p.jsonl")
     assert (report["prompts"], report["pairs"], report["skipped"]) == (2, 2, {"refused": 2})
+    assert "answered 400: " in report["first_refusal"]
+    with pytest.raises(RewardModelError, match=r"no pair could be made: .* answered 400: .*context length"):
+        generate([long], _all(chat, "policy"), TWO, tmp_path / "none.jsonl")
+    assert not (tmp_path / "none.jsonl").exists()
 
 
 def test_an_endpoint_that_does_not_work_ends_the_run_and_it_goes_on_later(chat: Any, tmp_path: Path) -> None:

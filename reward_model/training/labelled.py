@@ -1,0 +1,100 @@
+"""Labelled replies with their scores, as arrays, and which of them serving would have sent."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reward_model.calibration import Selection, route_of
+from reward_model.errors import BadInput
+from reward_model.training.data import LabelledReply
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+Population = Literal["candidates", "winners"]
+_SAME = 1e-6
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Scored replies: arrays of one length; `winner` marks the candidate that selection would serve."""
+
+    scores: Floats
+    labels: Floats
+    groups: NDArray[np.int64]
+    winner: Mask
+    routes: NDArray[np.str_]
+
+    def population(self, name: Population) -> Mask:
+        """Which rows are of it."""
+        return self.winner if name == "winners" else np.ones(len(self.scores), dtype=bool)
+
+    def of_route(self, route: str) -> Mask:
+        """Which rows took the route."""
+        return np.asarray(self.routes == route)
+
+    def all_routes(self) -> list[str]:
+        """Every route that a row took, sorted."""
+        return sorted(set(self.routes.tolist()))
+
+
+def labelled(replies: Sequence[LabelledReply], scores: Floats) -> Labelled:
+    """The replies as arrays, each prompt's winner found."""
+    names = {name: number for number, name in enumerate(sorted({reply.group for reply in replies}))}
+    return Labelled(
+        scores=scores,
+        labels=np.array([reply.acceptable for reply in replies], dtype=np.float64),
+        groups=np.array([names[reply.group] for reply in replies]),
+        winner=winners(scores, replies),
+        routes=np.array([route_of(reply.bucket) for reply in replies]),
+    )
+
+
+def winners(scores: Floats, replies: Sequence[LabelledReply]) -> Mask:
+    """Each prompt's reply that serving would select, where the labels tell which it is.
+
+    Where all n candidates were judged: a reply that was cut off loses to one that ended; then the highest score, ties
+    within 1e-6 to the fewer tokens. Where only some were: the one whose rank says that it had won, and one judged
+    alone without a rank; the best of a few is not the best of n.
+    """
+    by_prompt: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for index, reply in enumerate(replies):
+        by_prompt[reply.prompt_key()].append(index)
+    chosen = np.zeros(len(replies), dtype=bool)
+    for members in by_prompt.values():
+        selection = replies[members[0]].selection
+        complete = selection is None or len(members) >= selection.n
+        best = _selected(scores, replies, members) if complete else _recorded(replies, members)
+        if best is not None:
+            chosen[best] = True
+    return chosen
+
+
+def _selected(scores: Floats, replies: Sequence[LabelledReply], members: list[int]) -> int:
+    ended = [i for i in members if replies[i].finish_reason != "length"] or members
+    best = max(scores[i] for i in ended)
+    tied = [i for i in ended if scores[i] >= best - _SAME]
+    return min(tied, key=lambda i: replies[i].completion_tokens or 0)
+
+
+def _recorded(replies: Sequence[LabelledReply], members: list[int]) -> int | None:
+    ranks = {i: selection.rank for i in members if (selection := replies[i].selection)}
+    alone = len(members) == 1 and ranks.get(members[0]) is None
+    return members[0] if alone else next((i for i, rank in ranks.items() if rank == 1), None)
+
+
+def shared_selection(replies: Sequence[LabelledReply]) -> Selection:
+    """The one selection policy behind all the replies; BadInput when they differ or say nothing of it."""
+    seen = {(r.selection.n, r.selection.temperature, r.selection.policy) if r.selection else None for r in replies}
+    if not replies or None in seen or len(seen) != 1:
+        raise BadInput(
+            "every labelled reply must carry the same selection (n, temperature, policy): a "
+            f"probability holds under one policy only; found {sorted(map(str, seen))}"
+        )
+    n, temperature, policy = next(key for key in seen if key)
+    return Selection(n=n, stopping_rule="all_scored", temperature=temperature, policy=policy)
