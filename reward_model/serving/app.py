@@ -68,10 +68,10 @@ class Scorer:
             raise UnknownModel(f"{orm} is not served here; this scorer serves {self.engine.model.id}")
         return self.engine
 
-    def calibrator(self) -> dict[str, Any] | None:
-        """What every probability says of itself."""
+    def calibrator(self, route: str | None = None) -> dict[str, Any] | None:
+        """What every probability says of itself; a route may have a curve of its own."""
         calibration = self.engine.model.calibration
-        return calibration.public() if calibration else None
+        return calibration.public(route) if calibration else None
 
 
 def create_app(model: LoadedModel, settings: ScorerSettings, registry: CollectorRegistry | None = None) -> FastAPI:
@@ -126,7 +126,7 @@ async def score(request: Request) -> Response:
         "completion_tokens": result.completion_tokens,
         "truncated_tokens": result.truncated_tokens,
     }
-    body = {"orm": engine.model.id, "calibrator": scorer.calibrator(), "results": results, "usage": usage}
+    body = {"orm": engine.model.id, "calibrator": scorer.calibrator(asked.route), "results": results, "usage": usage}
     return _answer(scorer, body)
 
 

@@ -8,8 +8,9 @@ each candidate. Having won with a score means that the siblings scored lower, he
 score suggests: winners are acceptable less often than candidates of the same score, and only a threshold from
 winners keeps its promise. (The winner's curse of best-of-N.)
 
-Four rules choose a threshold on scores, from all candidates or from winners: the lowest with the wanted share of
-acceptable answers in the sample, or the one that Learn-then-Test returns (`thresholds.py`).
+Three rules choose a threshold on scores: the lowest with the wanted share of acceptable answers among all candidates
+that are labelled, the lowest among labelled winners, and the one that Learn-then-Test returns for winners
+(`thresholds.py`). The first two are right at best on average; the third falls short in at most 5 % of worlds.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ from reward_model.training.report import Report, new_figure
 from reward_model.training.thresholds import risk_controlled
 
 Case = Literal["independent", "shared"]
-Rule = Literal["all candidates", "winners", "all candidates, tested", "winners, tested"]
+Rule = Literal["all candidates", "winners", "winners, tested"]
 Floats = NDArray[np.float64]
 Labels = NDArray[np.bool_]
 
 CASES: tuple[Case, ...] = ("independent", "shared")
 WANTED, DELTA = 0.8, 0.05
 _NOISE, _SLOPE, _OFFSET = 1.0, 2.0, -1.0
+# Of these first, the test forgives some errors.
+_LEAST_ACCEPTED = 60
 # Fresh prompts for each that the rules see, so that what is left of chance is the rules'.
 _FRESH = 10
 
@@ -87,7 +90,7 @@ def threshold_for(scores: Floats, labels: Labels, wanted: float) -> float:
 def tested_threshold(scores: Floats, labels: Labels, wanted: float) -> float:
     """The one that Learn-then-Test returns for the risk 1 - `wanted` at DELTA; infinite where there is none."""
     grid = np.quantile(scores, np.linspace(0, 1, 101), method="higher")
-    found = risk_controlled(scores, labels, 1 - wanted, DELTA, grid).threshold
+    found = risk_controlled(scores, labels, 1 - wanted, DELTA, grid, _LEAST_ACCEPTED).threshold
     return float("inf") if found is None else found
 
 
@@ -110,7 +113,6 @@ def _thresholds(known: World, wanted: float) -> dict[Rule, float]:
     return {
         "all candidates": threshold_for(*known.candidates(), wanted),
         "winners": threshold_for(*known.winners(), wanted),
-        "all candidates, tested": tested_threshold(*known.candidates(), wanted),
         "winners, tested": tested_threshold(*known.winners(), wanted),
     }
 
@@ -119,17 +121,19 @@ def _outcome(case: Case, rule: Rule, n: int, wanted: float, precisions: list[flo
     found = np.array([value for value in precisions if not np.isnan(value)])
     short = int((found < wanted).sum())
     low, high = wilson(short, len(precisions))
-    mean = half = None
+    mean = interval = None
     if len(found):
-        mean = float(found.mean())
-        half = 1.96 * float(found.std(ddof=1)) / len(found) ** 0.5 if len(found) > 1 else float("nan")
+        mean = round(float(found.mean()), 4)
+    if len(found) > 1:
+        half = 1.96 * float(found.std(ddof=1)) / len(found) ** 0.5
+        interval = (round(float(found.mean()) - half, 4), round(float(found.mean()) + half, 4))
     return Outcome(
         case=case,
         rule=rule,
         n=n,
         wanted=wanted,
-        precision=None if mean is None else round(mean, 4),
-        precision_ci=None if mean is None or half is None else (round(mean - half, 4), round(mean + half, 4)),
+        precision=mean,
+        precision_ci=interval,
         accepted=round(float(np.mean(shares)), 4),
         short=round(short / len(precisions), 4),
         short_ci=(low, high),
@@ -180,5 +184,5 @@ def simulation_report(outcomes: Sequence[Outcome]) -> Report:
 
 
 def _with_interval(value: float, interval: tuple[float, float] | None, digits: int) -> str:
-    low, high = interval or (value, value)
-    return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    shown = f"{value:.{digits}f}"
+    return shown if interval is None else f"{shown} ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"

@@ -11,8 +11,11 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from reward_model.checkpoint import load_checkpoint
+from reward_model.errors import CheckpointError
 from reward_model.training.data import LabelledReply, Pair, as_completion
-from reward_model.training.evaluate import evaluate, rate_correlation, score_pairs, score_sequences
+from reward_model.training.evaluate import evaluate, rate_correlation, report_on, score_pairs, score_sequences
+from reward_model.training.evaluation_report import evaluation_report
+from reward_model.training.judge import CAVEAT
 
 
 def _pair(name: str, chosen: str, rejected: str, **extra: Any) -> Pair:
@@ -45,6 +48,55 @@ def test_packed_and_separate_scores_agree(checkpoint: Path) -> None:
     model = load_checkpoint(checkpoint, torch.float32)
     separate = replace(model, module=Unpacked(model.module))
     np.testing.assert_allclose(score_pairs(model, PAIRS), score_pairs(separate, PAIRS), atol=1e-4)
+
+
+def test_what_is_the_same_is_scored_once(checkpoint: Path) -> None:
+    model = load_checkpoint(checkpoint, torch.float32)
+    seen: list[int] = []
+
+    class Counting(Unpacked):
+        def forward(self, input_ids: Tensor, spans: Tensor) -> Tensor:
+            seen.append(len(input_ids))
+            return super().forward(input_ids, spans)
+
+    counting = replace(model, module=Counting(model.module))
+    twice = [*PAIRS, *PAIRS]
+    np.testing.assert_allclose(score_pairs(counting, twice), score_pairs(model, twice), atol=1e-4)
+    # Eight replies, of which "I refund it." stands in two pairs.
+    assert sum(seen) == 7
+
+
+def test_scores_are_clipped_as_in_serving(checkpoint: Path) -> None:
+    model = load_checkpoint(checkpoint, torch.float32)
+    assert model.manifest is not None
+    free = score_pairs(model, PAIRS)
+    middle = float(np.median(free))
+    clipped = replace(model, manifest=model.manifest.model_copy(update={"score_clip": (middle, 100.0)}))
+    np.testing.assert_allclose(score_pairs(clipped, PAIRS), free.clip(middle, 100), atol=1e-5)
+    assert free.min() < middle
+
+
+def test_a_score_that_is_no_number_is_told(checkpoint: Path) -> None:
+    model = load_checkpoint(checkpoint, torch.float32)
+    scores = score_pairs(model, PAIRS)
+    scores[1, 0] = np.nan
+    with pytest.raises(CheckpointError, match="no finite score to 1 of 4 pairs, as a2"):
+        report_on(model, PAIRS, scores)
+
+
+def test_the_page_shows_ratings_and_judge_and_survives_ties_alone(checkpoint: Path) -> None:
+    model = load_checkpoint(checkpoint, torch.float32)
+    scores = score_pairs(model, PAIRS)
+    result = report_on(model, PAIRS, scores)
+    judged = {"judge": "j", "note": CAVEAT, "pairs": 3, "ties": 1, "unreadable": 0}
+    result["judge"] = judged | {"judge_with_model": 0.5, "judge_with_people": None}
+    result["ratings"] = {"replies": 12, "prompts": 4, "all": 0.125, "within_prompts": 0.25}
+    html = evaluation_report(result, PAIRS, scores, "pairs.jsonl").html()
+    assert "not a substitute for people" in html
+    assert "0.250 within the 4 prompts, 0.125 over all" in html
+    ties = [pair.model_copy(update={"outcome": "tie"}) for pair in PAIRS]
+    html = evaluation_report(report_on(model, ties, scores), ties, scores, "pairs.jsonl").html()
+    assert "All 4 pairs are ties" in html
 
 
 def test_sequences_keep_their_order_whatever_the_batches(checkpoint: Path) -> None:

@@ -76,6 +76,12 @@ def test_a_judge_that_always_names_the_first_side_has_judged_nothing() -> None:
     assert (found["pairs"], found["ties"], found["judge_with_model"]) == (5, 5, None)
 
 
+def test_an_answer_without_a_side_is_no_tie() -> None:
+    with judge_server(lambda _: "Both are fine.") as url:
+        found = judge_agreement(url, "j", _pairs(), SCORES, most=5, seed=3)
+    assert (found["ties"], found["unreadable"], found["judge_with_people"]) == (0, 5, None)
+
+
 def test_failures_are_told() -> None:
     with judge_server(_prefers_good, status=500) as url, pytest.raises(RewardModelError, match="gave no verdict"):
         judge_agreement(url, "j", _pairs(), SCORES)

@@ -104,9 +104,16 @@ def test_length_control_takes_the_length_out() -> None:
     assert log(found / (1 - found)) == pytest.approx(1.0, abs=0.12)
 
 
-def test_length_control_needs_pairs_of_both_kinds() -> None:
+def test_length_control_at_its_ends() -> None:
     from reward_model.training.metrics import length_controlled
 
-    prompt = [{"role": "user", "content": "q"}]
-    row = {"id": "1", "group": "1", "prompt": prompt, "chosen": "a", "rejected": "bb"}
-    assert length_controlled([Pair.model_validate(row)], np.array([[1.0, 0.0]])) is None
+    pairs = [_pair("b", "yes", "a longer no"), _pair("b", "a longer yes", "no"), _pair("b", "right", "write")]
+    assert length_controlled(pairs, np.array([[1.0, 0.0]] * 3)) == 1.0
+    assert length_controlled(pairs, np.array([[0.0, 1.0]] * 3)) == 0.0
+    assert length_controlled(pairs, np.zeros((3, 2))) is None
+    # The model always picks the longer one, people do half the time.
+    mirrored = [_pair("b", "short", "a longer one"), _pair("b", "a longer one", "short")]
+    assert length_controlled(mirrored, np.array([[0.0, 1.0], [1.0, 0.0]])) == pytest.approx(0.5, abs=1e-3)
+    # Without any difference of length it is the accuracy.
+    even = [_pair("b", "yes", "not")] * 4
+    assert length_controlled(even, np.array([[1.0, 0.0]] * 3 + [[0.0, 1.0]])) == pytest.approx(0.75, abs=1e-3)

@@ -50,9 +50,10 @@ def test_independent_candidates_need_no_correction(outcomes: dict[tuple[str, str
     naive = outcomes["independent", "all candidates"]
     # From all candidates the promise is kept: winners lie in the upper part, where precision is higher.
     assert naive.precision_ci is not None
-    assert naive.precision_ci[0] >= naive.wanted
-    assert naive.short == 0
-    assert outcomes["independent", "all candidates, tested"].short == 0
+    assert naive.precision_ci[1] >= naive.wanted
+    assert naive.precision_ci[0] >= naive.wanted - 0.01
+    aware = outcomes["independent", "winners"]
+    assert aware.precision == pytest.approx(naive.precision, abs=0.02)
 
 
 def test_a_shared_prompt_effect_breaks_the_naive_threshold_and_not_the_winner_aware_one(
@@ -65,20 +66,20 @@ def test_a_shared_prompt_effect_breaks_the_naive_threshold_and_not_the_winner_aw
     assert naive.short == 1
     # A threshold that meets the share in the sample meets it on the mean, and falls short about every other time.
     assert aware.precision_ci[0] >= aware.wanted - 0.02
-    # Testing it makes falling short rare; testing on the wrong population does not help.
+    # Testing it makes falling short rare.
     assert outcomes["shared", "winners, tested"].short <= 1 / 8
     assert outcomes["shared", "winners, tested"].precision > aware.wanted
-    assert outcomes["shared", "all candidates, tested"].short == 1
 
 
 def test_the_table_shows_every_rule_of_every_case(outcomes: dict[tuple[str, str], Outcome]) -> None:
     lines = markdown(list(outcomes.values())).splitlines()
-    assert len(lines) == 2 + 8
+    assert len(lines) == 2 + 6
     assert lines[1] == "| --- | --- | --- | --- | --- | --- |"
     naive = outcomes["shared", "all candidates"]
-    assert f"| shared | all candidates | 0.80 | {naive.precision:.3f} (" in lines[6]
+    assert f"| shared | all candidates | 0.80 | {naive.precision:.3f} (" in lines[5]
     nothing = naive._replace(precision=None, precision_ci=None)
     assert "| none |" in markdown([nothing])
+    assert f"| {naive.precision:.3f} |" in markdown([naive._replace(precision_ci=None)])
 
 
 def test_the_command_prints_json_or_a_table_and_writes_a_page(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_the_command_prints_json_or_a_table_and_writes_a_page(tmp_path: Path) ->
     done = CliRunner().invoke(simulate_app, [*quick, "--html", str(page)])
     assert done.exit_code == 0, done.output
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [(row["case"], row["n"]) for row in rows] == [("independent", 2)] * 4 + [("shared", 2)] * 4
+    assert [(row["case"], row["n"]) for row in rows] == [("independent", 2)] * 3 + [("shared", 2)] * 3
     assert "<img" in page.read_text()
     done = CliRunner().invoke(simulate_app, [*quick, "--table"])
     assert done.stdout.startswith("| case | threshold from |")
