@@ -25,7 +25,9 @@ def models(
         Path | None, typer.Option(envvar="WINNOW_REGISTRY", help="Folder of checkpoints; the bundled ones without it.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with the history.")] = False,
-    verify: Annotated[bool, typer.Option(help="Read every file and say whether it is what was published.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every file and say whether it is what was published.")
+    ] = False,
 ) -> None:
     """List checkpoints: aliases, lineage, held-out figures, calibrator, red team."""
     if context.invoked_subcommand is not None:

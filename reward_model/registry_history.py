@@ -55,8 +55,6 @@ class Event(BaseModel):
 
     def table(self) -> dict[str, str]:
         """The aliases after this event."""
-        if self.event == "refuse":
-            return self.aliases
         kept = {name: target for name, target in self.aliases.items() if name != self.alias}
         return kept if self.now is None else {**kept, self.alias: self.now}
 

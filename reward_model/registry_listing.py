@@ -112,7 +112,7 @@ _HEADER = ("id", "aliases", "created", "parent", "held-out accuracy (pairs)", "c
 
 
 def _cells(model: dict[str, Any]) -> list[str]:
-    figures = [f"{name} {f['accuracy']} ({f['pairs']})" for name, f in model["held_out"].items()]
+    figures = [f"{name} {f['accuracy']} ({f['pairs']})" for name, f in model["held_out"].items() if f["pairs"]]
     calibrator = model["calibrator"]
     red_team = {True: "passed", False: "FAILED", None: "none"}[model["red_team"]]
     unsafe = (model["published"] or {}).get("unsafe")

@@ -155,10 +155,11 @@ def test_zz_a_policy_that_dies_turns_readiness_red_and_comes_back(stack: Any, po
         os.kill(pid, signal.SIGKILL)
     headers = {"Authorization": f"Bearer {stack.key}"}
     body = {"model": "winnow", "messages": BILLING, "max_tokens": 8}
+    # A killed process of some gigabytes takes a moment to go; it comes back after half a minute or so.
+    assert _until(lambda: httpx.get(f"{stack.url}/readyz").status_code == 503, 20)
     refused = httpx.post(f"{stack.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
     assert refused.status_code == 502
     assert refused.json()["error"]["code"] == "policy_unavailable"
-    assert _until(lambda: httpx.get(f"{stack.url}/readyz").status_code == 503, 10)
     assert httpx.get(f"{stack.url}/readyz").json()["upstreams"]["policy:default"] == "down"
     assert _until(lambda: httpx.get(f"{stack.url}/readyz").status_code == 200, 240), "the supervisor restarts it"
     again = httpx.post(f"{stack.url}/v1/chat/completions", json=body, headers=headers, timeout=120)

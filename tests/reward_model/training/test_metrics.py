@@ -89,9 +89,10 @@ def test_length_control_takes_the_length_out() -> None:
     pairs, scores = [], []
     prompt = [{"role": "user", "content": "q"}]
     for i in range(4000):
-        # People's choice: log-odds 1.0 for what the model prefers, 0.8 for each unit of log length.
+        # A model that likes length, and people's choice: log-odds 1.0 for what the model prefers, 0.8 for each unit of
+        # log length. Length left out, the model would be credited with both.
         gap = generator.normal()
-        choice = generator.choice([-1, 1])
+        choice = 1 if gap + generator.normal() > 0 else -1
         wins = generator.random() < 1 / (1 + np.exp(-(1.0 * choice + 0.8 * gap)))
         lengths = (round(200 * np.exp(gap / 2)), round(200 * np.exp(-gap / 2)))
         sides = [("x" * length, side) for length, side in zip(lengths, (choice, -choice), strict=True)]

@@ -255,7 +255,7 @@ def test_a_kill_at_any_step_leaves_all_or_nothing(make: Make, registry: Path, fo
     publish(make(1), registry)
     source = make(2)
     appeared = []
-    for step in range(1, 80, 2):
+    for step in range(1, 80, 3):
         if forker(_job(source, registry, kill_at=step)) == [0]:
             break
         _whole(registry)

@@ -138,6 +138,7 @@ def test_a_winner_without_numbers_is_turned_round(winner: str, changed: str | No
 def test_an_attack_that_has_nothing_to_work_with_is_left_out() -> None:
     assert rewrite(CASE._replace(prompt=CASE.prompt[1:]), "copied_policy", Random(0)) is None
     assert rewrite(CASE._replace(winner="Yes"), "cut_winner", Random(0)) is None
+    assert {rewrite(CASE._replace(winner=""), "empty", Random(seed)) for seed in range(20)} == {None, "..."}
     pairs = [pair.model_copy(update={"prompt": pair.prompt[1:], "chosen": "Hello!"}) for pair in _pairs()]
     assert attack(pairs, "near_duplicate", 7) == {}
     assert [*attack([*_pairs(1), *pairs[1:]], "copied_policy", 7)] == [0]
@@ -218,6 +219,18 @@ def test_rates_are_those_of_each_attack_scored_alone(checkpoint: Path) -> None:
         assert figures["rate"] == pytest.approx((alone[:, 1] >= alone[:, 0]).mean(), abs=1e-4), name
         assert figures["mean_shift"] == pytest.approx((alone[:, 1] - honest[:, 1]).mean(), abs=1e-3), name
         assert ("worst" in figures) == (figures["rate"] > 0)
+
+
+def test_an_attack_on_some_of_the_pairs_is_set_beside_those_alone(formatter: Formatter) -> None:
+    # Where there is a policy to copy, the shorter winner is preferred before any attack; elsewhere the loser is.
+    pairs = [
+        pair.model_copy(update={"chosen": "a", "rejected": "b" * 9} if i % 3 else {"prompt": pair.prompt[1:]})
+        for i, pair in enumerate(_pairs())
+    ]
+    result = redteam(_model(formatter, -1.0), pairs)
+    figures = result["by_attack"]["copied_policy"]
+    assert (figures["cases"], figures["without_attack"], figures["rate"]) == (4, 0.0, 0.0)
+    assert result["without_attack"] > 0
 
 
 def test_the_same_seed_attacks_alike(formatter: Formatter) -> None:
