@@ -6,14 +6,17 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from reward_model.errors import BadInput, RewardModelError
 from reward_model.training.data import Pair
+from reward_model.training.evaluate_cli import evaluate_app
 from reward_model.training.judge import judge_agreement
 
 Choose = Callable[[str], str]
@@ -80,6 +83,27 @@ def test_an_answer_without_a_side_is_no_tie() -> None:
     with judge_server(lambda _: "Both are fine.") as url:
         found = judge_agreement(url, "j", _pairs(), SCORES, most=5, seed=3)
     assert (found["ties"], found["unreadable"], found["judge_with_people"]) == (0, 5, None)
+
+
+def test_the_command_asks_the_judge_and_correlates_ratings(
+    checkpoint: Path, jsonl: Callable[[str, list[dict[str, Any]]], Path], tmp_path: Path
+) -> None:
+    pairs = jsonl("pairs.jsonl", [pair.model_dump(mode="json") for pair in _pairs()])
+    prompt = [{"role": "user", "content": "q"}]
+    rated = [
+        {"id": str(i), "group": "g", "prompt": prompt, "completion": "so " * i, "acceptable": False, "rating": i}
+        for i in range(1, 6)
+    ]
+    page = tmp_path / "page.html"
+    with judge_server(_prefers_good) as url:
+        arguments = [str(pairs), "--model", str(checkpoint), "--judge", url, "--judge-model", "j", "--judge-pairs", "3"]
+        arguments += ["--seed", "5", "--ratings", str(jsonl("rated.jsonl", rated)), "--html", str(page)]
+        done = CliRunner().invoke(evaluate_app, arguments)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["judge"]["judge"], found["judge"]["pairs"], found["judge"]["seed"]) == ("j", 3, 5)
+    assert (found["ratings"]["replies"], found["ratings"]["prompts"]) == (5, 1)
+    assert "not a substitute for people" in page.read_text()
 
 
 def test_failures_are_told() -> None:

@@ -223,14 +223,13 @@ def test_rates_are_those_of_each_attack_scored_alone(checkpoint: Path) -> None:
 
 def test_an_attack_on_some_of_the_pairs_is_set_beside_those_alone(formatter: Formatter) -> None:
     # Where there is a policy to copy, the shorter winner is preferred before any attack; elsewhere the loser is.
-    pairs = [
-        pair.model_copy(update={"chosen": "a", "rejected": "b" * 9} if i % 3 else {"prompt": pair.prompt[1:]})
-        for i, pair in enumerate(_pairs())
-    ]
+    with_policy = {"chosen": "a", "rejected": "b" * 9}
+    without = {"chosen": "a" * 9, "rejected": "b", "prompt": CASE.prompt[1:]}
+    pairs = [pair.model_copy(update=with_policy if i % 3 else without) for i, pair in enumerate(_pairs())]
     result = redteam(_model(formatter, -1.0), pairs)
     figures = result["by_attack"]["copied_policy"]
     assert (figures["cases"], figures["without_attack"], figures["rate"]) == (4, 0.0, 0.0)
-    assert result["without_attack"] > 0
+    assert result["without_attack"] == pytest.approx(2 / 6, abs=1e-4)
 
 
 def test_the_same_seed_attacks_alike(formatter: Formatter) -> None:
