@@ -10,171 +10,26 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from reward_model import base_model
 from reward_model.base_model import sha256_of
-from reward_model.calibration import FILE as CALIBRATION_FILE
-from reward_model.calibration import Calibration, load_calibration
+from reward_model.calibration import load_calibration
 from reward_model.errors import CheckpointError, IntegrityError
 from reward_model.formatting import Formatter, FormattingRule
-from reward_model.model import Pooling, RewardModel, load_backbone
+from reward_model.loaded_model import EnsembleModel, LoadedModel
+from reward_model.manifest import Base, Manifest, read_manifest, seal, verify_files
+from reward_model.model import RewardModel, load_backbone
 from reward_model.pair_formatting import PairFormatter
 
-MANIFEST = "manifest.json"
 ADAPTER = "adapter"
 HEAD = "head.safetensors"
 WEIGHTS = "model.safetensors"
-
-
-class Base(BaseModel):
-    """The model whose first layers the checkpoint stands on: the bundled one, or a folder by path.
-
-    The bundled base is held to the quantised file that it is made from: the layout of the prepared folder may
-    change from one version of transformers to the next, its numbers do not.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str
-    weights_sha256: str = Field(description="model.safetensors as it was in training.")
-    source_sha256: str | None = Field(None, description="The quantised file, for the bundled base.")
-    path: str | None = Field(None, description="Folder of a base that is not bundled.")
-
-
-class Ensemble(BaseModel):
-    """Members, folders beside the manifest; the score is their mean less `deviations` standard deviations.
-
-    Each member's scores are first brought to mean 0 and deviation 1 by what it gave to held-out replies: without
-    that, an offset between two members would pass for disagreement.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    deviations: float = Field(1.0, ge=0)
-    members: list[str] = Field(min_length=2)
-    means: list[float]
-    scales: list[Annotated[float, Field(gt=0)]]
-
-    @model_validator(mode="after")
-    def _one_of_each(self) -> Ensemble:
-        if not len(self.members) == len(self.means) == len(self.scales):
-            raise ValueError("an ensemble needs one mean and one scale for each member")
-        return self
-
-
-class ScoreHistogram(BaseModel):
-    """Reference scores for drift: counts between `edges` (one more than counts)."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    edges: list[float]
-    counts: list[int]
-    of: str
-
-
-class Manifest(BaseModel):
-    """`manifest.json`: what the checkpoint is, what it needs, what it was trained on and how it measured."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    format_version: Literal[1] = 1
-    id: str = Field(pattern=r"^[A-Za-z0-9._-]+@[A-Za-z0-9._-]+$")
-    created: str
-    base: Base
-    layers: int = Field(gt=0)
-    hidden_size: int = Field(gt=0)
-    pooling: Pooling = "last_completion_token"
-    locales: list[str] = Field(default_factory=list, description="Locales with a head of their own.")
-    score_clip: tuple[float, float] | None = Field(None, description="Scores are held between these when serving.")
-    ensemble: Ensemble | None = Field(None, description="The members whose scores this checkpoint combines.")
-    formatting: FormattingRule
-    template_sha256: str
-    tokenizer_sha256: str
-    recipe: dict[str, Any]
-    data: dict[str, Any]
-    parent: dict[str, Any] | None = Field(None, description="The checkpoint that training went on from.")
-    git_revision: str
-    metrics: dict[str, Any]
-    reference_scores: ScoreHistogram | None = None
-    files: dict[str, str] = Field(description="SHA-256 of every file beside the manifest and the calibration.")
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A reward model ready to score, whatever its architecture."""
-
-    id: str
-    formatter: Formatter
-    module: nn.Module
-    calibration: Calibration | None
-    manifest: Manifest | None
-    device: torch.device
-
-    def score(self, sequences: Sequence[Sequence[int]], locales: Sequence[str | None] | None = None) -> Tensor:
-        """Raw scores [B] in fp32 on the CPU for B token sequences of any lengths: an ensemble's conservative ones."""
-        return self.score_members(sequences, locales)[:, 0]
-
-    @torch.inference_mode()
-    def score_members(self, sequences: Sequence[Sequence[int]], locales: Sequence[str | None] | None = None) -> Tensor:
-        """[B, 2]: the score, and by how much an ensemble's members disagree (their deviation; 0 for one model)."""
-        lengths = torch.tensor([len(ids) for ids in sequences])
-        padded = torch.zeros(len(sequences), int(lengths.max()), dtype=torch.long)
-        for row, ids in zip(padded, sequences, strict=True):
-            row[: len(ids)] = torch.tensor(ids)
-        # Padding is on the right of a causal model, where no real token looks: it needs no mask.
-        begins = torch.arange(len(sequences)) * padded.shape[1]
-        starts = torch.tensor([self.formatter.completion_start(ids) for ids in sequences])
-        spans = torch.stack([begins + starts, begins + lengths - 1], dim=1).to(self.device)
-        scores = self._forward(padded.to(self.device), spans, lengths, locales).float().cpu()
-        if self.manifest is not None and self.manifest.score_clip is not None:
-            scores[:, 0].clamp_(*self.manifest.score_clip)
-        return scores
-
-    def _forward(self, ids: Tensor, spans: Tensor, lengths: Tensor, locales: Sequence[str | None] | None) -> Tensor:
-        """[B, 2] of score and disagreement."""
-        members = self.module.members if isinstance(self.module, EnsembleModel) else [self.module]
-        found = [_scores_of(member, ids, spans, lengths, locales) for member in members]
-        if isinstance(self.module, EnsembleModel):
-            return self.module.combine(torch.stack(found, dim=1))
-        return torch.stack([found[0], torch.zeros_like(found[0])], dim=1)
-
-
-class EnsembleModel(nn.Module):
-    """Several reward models, one score: mean - k * deviation (Coste et al., 2024, worst-case flavour)."""
-
-    def __init__(self, members: Sequence[nn.Module], how: Ensemble) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-        self.how = how
-
-    def combine(self, scores: Tensor) -> Tensor:
-        """[B, members] to [B, 2]: the conservative score, and the members' population deviation."""
-        means, scales = scores.new_tensor(self.how.means), scores.new_tensor(self.how.scales)
-        standard = (scores - means) / scales
-        deviation = standard.std(dim=1, correction=0)
-        return torch.stack([standard.mean(dim=1) - self.how.deviations * deviation, deviation], dim=1)
-
-
-def _scores_of(
-    module: nn.Module, ids: Tensor, spans: Tensor, lengths: Tensor, locales: Sequence[str | None] | None
-) -> Tensor:
-    extra: dict[str, Tensor] = {}
-    if isinstance(module, RewardModel):
-        if module.encoder:
-            # In an encoder a token sees what is on its right, so the padding has to be masked.
-            extra["attention_mask"] = (torch.arange(ids.shape[1]) < lengths.unsqueeze(1)).long().to(ids.device)
-        if locales is not None and module.locales:
-            extra["locales"] = torch.tensor([module.locale_number(name) for name in locales], device=ids.device)
-    scores: Tensor = module(ids, spans=spans, **extra)
-    return scores
 
 
 def load_checkpoint(
@@ -192,30 +47,6 @@ def load_checkpoint(
     module = _assemble(folder, base, manifest, dtype).to(device).eval()
     calibration = load_calibration(folder, manifest.id)
     return LoadedModel(manifest.id, formatter, module, calibration, manifest, torch.device(device))
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a checkpoint folder; CheckpointError when there is none or it is another format's."""
-    path = folder / MANIFEST
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} is not a checkpoint: it has no {MANIFEST}") from error
-    except ValidationError as error:
-        raise CheckpointError(f"{path} cannot be read by this version: {error}") from error
-
-
-def verify_files(folder: Path, manifest: Manifest) -> None:
-    """IntegrityError when a listed file is missing or changed, or a weight file is not listed."""
-    for name, digest in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            raise IntegrityError(f"{folder}: {name} is missing")
-        if (found := sha256_of(path)) != digest:
-            raise IntegrityError(f"{folder}: {name} has SHA-256 {found}, the manifest says {digest}")
-    for path in folder.rglob("*.safetensors"):
-        if (name := path.relative_to(folder).as_posix()) not in manifest.files:
-            raise IntegrityError(f"{folder}: {name} is not listed in the manifest")
 
 
 def base_folder(base: Base) -> Path:
@@ -350,19 +181,3 @@ def _save_adapter(adapted: Any, folder: Path, base: str) -> None:
     # Embeddings are never trained; left on "auto", PEFT would ask a hub whether they were.
     adapted.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
-
-
-def seal(folder: Path, manifest: Manifest) -> Manifest:
-    """Record the digests of the folder's files in its manifest and write it."""
-    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    files = {name: sha256_of(folder / name) for name in names if name not in (MANIFEST, CALIBRATION_FILE)}
-    complete = manifest.model_copy(update={"files": files})
-    (folder / MANIFEST).write_text(complete.model_dump_json(indent=1) + "\n")
-    return complete
-
-
-def replace_checkpoint(source: Path, target: Path) -> None:
-    """Put a finished folder in another's place, for example the trainer's output into the package."""
-    if target.exists():
-        shutil.rmtree(target)
-    shutil.copytree(source, target)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from reward_model.checkpoint import LoadedModel, load_checkpoint
+from reward_model.checkpoint import load_checkpoint
 from reward_model.errors import CheckpointError, UnknownModel
+from reward_model.loaded_model import LoadedModel
 from reward_model.registry import resolve
 from reward_model.sequence_classifier import load_sequence_classifier
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from reward_model.checkpoint import LoadedModel
 from reward_model.errors import CheckpointError
 from reward_model.formatting import Formatter, FormattingRule, Message
+from reward_model.loaded_model import LoadedModel
 from reward_model.pair_formatting import OwnTokens, PairFormatter
 
 if TYPE_CHECKING:

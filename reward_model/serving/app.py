@@ -17,7 +17,6 @@ from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
-from reward_model.checkpoint import LoadedModel
 from reward_model.errors import (
     BadInput,
     DeadlineExceeded,
@@ -27,6 +26,7 @@ from reward_model.errors import (
     Unauthorized,
     UnknownModel,
 )
+from reward_model.loaded_model import LoadedModel
 from reward_model.serving import adapters
 from reward_model.serving.engine import Engine
 from reward_model.serving.metrics import ScorerMetrics

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from reward_model.checkpoint import EnsembleModel, LoadedModel
 from reward_model.errors import BadInput, SetupError
 from reward_model.formatting import Completion, Message
+from reward_model.loaded_model import EnsembleModel, LoadedModel
 from reward_model.loading import load_model
 from reward_model.serving.batcher import Batcher
 from reward_model.serving.metrics import ScorerMetrics

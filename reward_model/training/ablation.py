@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from reward_model.checkpoint import LoadedModel
 from reward_model.errors import BadInput
+from reward_model.loaded_model import LoadedModel
 from reward_model.training.build import Trainee, build
 from reward_model.training.data import as_completion
 from reward_model.training.metrics import pair_figures
 from reward_model.training.mixture import Sources, cap, choose, read_sources
-from reward_model.training.recipe import Recipe, resolved
+from reward_model.training.recipe import Recipe, first_fault, resolved
 from reward_model.training.trainer import fit, rows_of, score_rows
 
 # A request of the kind that is served: a prompt with a policy, and eight candidates.
@@ -54,8 +54,7 @@ def load_ablation(path: Path) -> tuple[Ablation, dict[str, Recipe]]:
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{path}: not TOML: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        raise BadInput(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise BadInput(f"{path}: {first_fault(error)}") from error
     return ablation, recipes
 
 

@@ -48,7 +48,7 @@ def calibrate(
         if not replies:
             raise BadInput(f"{labels} has no replies of the calibration split")
         from reward_model.calibration import save_calibration
-        from reward_model.checkpoint import read_manifest
+        from reward_model.manifest import read_manifest
         from reward_model.training import calibrate as calibration
         from reward_model.training.calibration_report import calibration_report
         from reward_model.training.labelled import labelled, shared_selection

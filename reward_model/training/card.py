@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reward_model.checkpoint import Manifest
+from reward_model.manifest import Manifest
 
 # Name and licence of what a recipe may name. A source that is not listed here is shown by its name alone.
 SOURCES = {

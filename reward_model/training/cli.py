@@ -45,7 +45,7 @@ def train(
 
 @ablate_app.command()
 def ablate(
-    variants: Annotated[Path, typer.Argument(help="TOML file: [recipe], and [variants.NAME] with what each changes.")],
+    variants: Annotated[Path, typer.Argument(help="TOML file: a recipe, and what each variant changes in it.")],
     data: Annotated[Path, typer.Option(help="Folder with preferences/*.jsonl.gz.")],
     out: Annotated[Path, typer.Option(help="JSONL of results; variants that it holds are not run again.")],
 ) -> None:

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reward_model.checkpoint import LoadedModel
 from reward_model.errors import BadInput, CheckpointError
-from reward_model.formatting import Message
+from reward_model.loaded_model import LoadedModel
 from reward_model.model import RewardModel
 from reward_model.training.data import LabelledReply, Pair, as_completion
 from reward_model.training.metrics import figures_by, length_controlled, pair_figures, rank_correlation
@@ -75,19 +74,6 @@ def score_pairs(model: LoadedModel, pairs: Sequence[Pair]) -> NDArray[np.float32
     places = {reply: place for place, reply in enumerate(dict.fromkeys(replies))}
     distinct = score_sequences(model, [ids for _, ids in places], [locale for locale, _ in places])
     return distinct[[places[reply] for reply in replies]].reshape(-1, 2)
-
-
-def score_replies(
-    model: LoadedModel, prompts: Sequence[list[Message]], replies: Sequence[Sequence[str]]
-) -> NDArray[np.float32]:
-    """Scores [prompts, replies] of the same number of replies to each prompt, which is computed once for them all."""
-    pairs = []
-    for number, (prompt, texts) in enumerate(zip(prompts, replies, strict=True)):
-        # Pairs are what is packed: neighbours make one, and the last of an odd number is its own neighbour.
-        for left in range(0, len(texts), 2):
-            sides = {"chosen": texts[left], "rejected": texts[min(left + 1, len(texts) - 1)]}
-            pairs.append(Pair(id=f"{number}.{left}", group=str(number), prompt=prompt, **sides))
-    return score_pairs(model, pairs).reshape(len(prompts), -1)[:, : len(replies[0])]
 
 
 def score_sequences(

@@ -6,8 +6,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from reward_model.checkpoint import LoadedModel, load_checkpoint
+from reward_model.checkpoint import load_checkpoint
 from reward_model.errors import BadInput, RewardModelError
+from reward_model.loaded_model import LoadedModel
 from reward_model.registry import CHAMPION, checkpoints, identify, read_aliases
 from reward_model.registry_history import Event, check_alias, history, operator, record, verify
 from reward_model.training import gate

@@ -14,9 +14,10 @@ from typing import Any
 
 from reward_model.calibration import FILE as CALIBRATION
 from reward_model.calibration import load_calibration
-from reward_model.checkpoint import MANIFEST, load_checkpoint, read_manifest, verify_files
+from reward_model.checkpoint import load_checkpoint
 from reward_model.errors import BadInput, CheckpointError
 from reward_model.formatting import Completion, Message
+from reward_model.manifest import MANIFEST, read_manifest, verify_files
 from reward_model.placing import clear_leftovers, copy_visible, digests, place_folder, scratch
 from reward_model.registry import CHAMPION, read_aliases
 from reward_model.registry_history import Event, check_alias, history, operator, published_files, record

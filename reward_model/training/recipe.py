@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reward_model.errors import BadInput
 from reward_model.formatting import FormattingRule
@@ -86,6 +86,12 @@ class Recipe(_Section):
     optim: OptimRecipe = Field(default_factory=OptimRecipe)
     ensemble: EnsembleRecipe | None = None
 
+    @model_validator(mode="after")
+    def _a_start_at_most(self) -> Recipe:
+        if self.model.start_from is not None and self.optim.head_start:
+            raise ValueError("model.start_from brings a head that has learned: leave optim.head_start at 0")
+        return self
+
 
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe, its paths made relative to the working folder; BadInput names the field at fault."""
@@ -96,8 +102,13 @@ def load_recipe(path: Path) -> Recipe:
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{path}: not TOML: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        raise BadInput(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise BadInput(f"{path}: {first_fault(error)}") from error
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first field at fault and what is wrong with it."""
+    first = error.errors()[0]
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, "))))
 
 
 def resolved(recipe: Recipe, folder: Path) -> Recipe:

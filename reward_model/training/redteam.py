@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reward_model.checkpoint import LoadedModel
 from reward_model.errors import BadInput
 from reward_model.formatting import Formatter
+from reward_model.loaded_model import LoadedModel
 from reward_model.training.attacks import (
     ATTACKS,
     CHATML,
@@ -34,7 +34,8 @@ from reward_model.training.metrics import wilson
 LIMIT = 0.25
 # A near duplicate differs from the winner in a number or two: to tell them apart is to know the policy, which
 # held-out accuracy measures. It is reported, and held to no more than a coin.
-LIMITS = {"near_duplicate": 0.6}
+_NEAR = "near_duplicate"
+LIMITS = {_NEAR: 0.6}
 NAMES = (*ATTACKS, USER_ATTACK)
 
 # What people said of the original pair says nothing of the rewritten one.
@@ -108,22 +109,28 @@ def turns_of(formatter: Formatter) -> Turns:
     return Turns(user.replace("user", "system"), user, rendered.partition("\ue0002\ue001")[2])
 
 
-def mitigation_pairs(pairs: Sequence[Pair], seed: int = 7, hold_out: Sequence[str] = ()) -> Iterator[Pair]:
+def mitigation_pairs(
+    pairs: Sequence[Pair], seed: int = 7, hold_out: Sequence[str] = (), per_pair: int = 1
+) -> Iterator[Pair]:
     """Training pairs from each pair that has a winner: it against its rewritten loser, and against itself under noise.
 
-    Attacks take turns, and now and then the prompt is attacked. Those in `hold_out` are left out, and the phrases are
-    never those of the test, so that what is measured afterwards was not learned by heart. Raises BadInput for an
-    unknown attack.
+    Attacks take turns, `per_pair` on each pair, and now and then the prompt is attacked. Every winner also meets its
+    near duplicate: a wrong number in a right sentence is the hardest to see. Those in `hold_out` are left out, and the
+    phrases are never those of the test, so that what is measured afterwards was not learned by heart. Raises BadInput
+    for an unknown attack.
     """
     if unknown := set(hold_out) - {*NAMES}:
         raise BadInput(f"no attack is called {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
-    attacks = [name for name in ATTACKS if name not in hold_out]
+    attacks = [name for name in ATTACKS if name not in hold_out and name != _NEAR]
     noise = [name for name in NOISE if name not in hold_out]
     for number, pair in enumerate(pair for pair in pairs if pair.outcome == "win"):
         random = Random(f"{seed}:{pair.id}")
-        plans = [(attacks[number % len(attacks)], "", pair)] if attacks else []
+        turns = range(number * per_pair, (number + 1) * per_pair) if attacks else ()
+        plans = [(attacks[turn % len(attacks)], "", pair) for turn in turns]
         if noise:
             plans.append((noise[number % len(noise)], "noise:", pair.model_copy(update={"rejected": pair.chosen})))
+        if _NEAR not in hold_out:
+            plans.append((_NEAR, "", pair))
         if USER_ATTACK not in hold_out and number % len(ATTACKS) == 0:
             plans.append((USER_ATTACK, "", pair))
         for name, kind, target in plans:

@@ -39,6 +39,7 @@ def redteam(
         Path | None, typer.Option(help="Attack nothing; write pairs that teach a model to resist.")
     ] = None,
     hold_out: Annotated[str, typer.Option(help="Attacks to leave out of those pairs, separated by commas.")] = "",
+    per_pair: Annotated[int, typer.Option(min=1, help="How many attacks on each pair those pairs hold.")] = 1,
 ) -> None:
     """Rewrite losing replies to game the model; exits with 1 when an attack succeeds too often."""
     from reward_model.training.data import Pair, read_rows
@@ -48,7 +49,8 @@ def redteam(
         if not rows:
             raise BadInput(f"{pairs} has no pairs{f' of the split {split}' if split else ''}")
         if emit_pairs is not None:
-            print(json.dumps(_emit(rows, emit_pairs, seed, [name for name in hold_out.split(",") if name])))
+            held_out = [name for name in hold_out.split(",") if name]
+            print(json.dumps(_emit(rows, emit_pairs, seed, held_out, per_pair)))
             return
         from reward_model.loading import load_model
         from reward_model.training import redteam as team
@@ -66,11 +68,12 @@ def redteam(
     raise typer.Exit(0 if result["passed"] else 1)
 
 
-def _emit(rows: list[Pair], path: Path, seed: int, hold_out: list[str]) -> dict[str, object]:
+def _emit(rows: list[Pair], path: Path, seed: int, hold_out: list[str], per_pair: int) -> dict[str, object]:
     from reward_model.jsonl import write_jsonl
     from reward_model.training.redteam import mitigation_pairs
 
-    made = [pair.model_dump(mode="json", exclude_none=True) for pair in mitigation_pairs(rows, seed, hold_out)]
+    pairs = mitigation_pairs(rows, seed, hold_out, per_pair)
+    made = [pair.model_dump(mode="json", exclude_none=True) for pair in pairs]
     write_jsonl(path, made)
     return {"pairs": len(made), "path": str(path), "held_out": hold_out}
 

@@ -16,22 +16,10 @@ from accelerate import PartialState
 
 from reward_model import base_model
 from reward_model.base_model import sha256_of
-from reward_model.checkpoint import (
-    MANIFEST,
-    WEIGHTS,
-    Base,
-    Ensemble,
-    LoadedModel,
-    Manifest,
-    ScoreHistogram,
-    load_checkpoint,
-    read_manifest,
-    save_checkpoint,
-    save_ensemble,
-    tokenizer_sha256,
-    verify_files,
-)
+from reward_model.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint, save_ensemble, tokenizer_sha256
 from reward_model.errors import BadInput
+from reward_model.loaded_model import LoadedModel
+from reward_model.manifest import MANIFEST, Base, Ensemble, Manifest, ScoreHistogram, read_manifest, verify_files
 from reward_model.model import layers_of
 from reward_model.training.build import Trainee, build
 from reward_model.training.card import model_card

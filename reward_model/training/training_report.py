@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reward_model.checkpoint import Manifest
+from reward_model.manifest import Manifest
 from reward_model.training.report import Report, new_figure
 
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from reward_model.base_model import sha256_of
-from reward_model.checkpoint import Base, Manifest, load_formatter, save_checkpoint, tokenizer_sha256
+from reward_model.checkpoint import load_formatter, save_checkpoint, tokenizer_sha256
 from reward_model.formatting import Formatter, FormattingRule
+from reward_model.manifest import Base, Manifest
 from reward_model.model import RewardModel, load_backbone, lora_targets
 
 # SmolLM2's own template: a default system message, and a newline after each turn.

@@ -6,14 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from reward_model.checkpoint import (
-    Manifest,
-    load_checkpoint,
-    read_manifest,
-    save_checkpoint,
-    verify_files,
-)
+from reward_model.checkpoint import load_checkpoint, save_checkpoint
 from reward_model.errors import CheckpointError, IntegrityError
+from reward_model.manifest import Manifest, read_manifest, verify_files
 from reward_model.model import RewardModel
 
 SEQUENCES = [[5, 9, 30, 41, 7, 2], [8, 8, 12, 2], [3] * 40]

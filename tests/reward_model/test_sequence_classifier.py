@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from reward_model.checkpoint import LoadedModel
 from reward_model.errors import BadInput, CheckpointError
 from reward_model.formatting import Completion, parse_messages
+from reward_model.loaded_model import LoadedModel
 from reward_model.sequence_classifier import load_sequence_classifier
 
 PROMPT = [{"role": "user", "content": "My card was charged twice, please refund my bill."}]

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from reward_model.checkpoint import LoadedModel
+from reward_model.loaded_model import LoadedModel
 
 BODY: dict[str, Any] = {"prompt": [{"role": "user", "content": "Refund my bill."}], "completions": ["ok"]}
 

@@ -15,8 +15,8 @@ import torch
 import uvicorn
 from typer.testing import CliRunner, Result
 
-from reward_model.checkpoint import LoadedModel
 from reward_model.errors import BadInput, EngineFailed
+from reward_model.loaded_model import LoadedModel
 from reward_model.serving.app import create_app
 from reward_model.serving.cli import score_app
 from reward_model.serving.offline import local_scores

@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 
+import reward_model
 from reward_model.errors import BadInput
 from reward_model.training.ablation import ablate, load_ablation, markdown, merged
 
@@ -26,6 +27,15 @@ def test_a_mistaken_variant_is_named(tmp_path: Path) -> None:
     path.write_text('[recipe]\nid = "a@1"\n[recipe.sources.toy]\n[variants.wide]\nmodel.layres = 3\n')
     with pytest.raises(BadInput, match=r"model\.layres"):
         load_ablation(path)
+
+
+@pytest.mark.parametrize(("name", "variants"), [("ablation", 9), ("shared_prefix", 2)])
+def test_the_shipped_comparisons_are_valid(name: str, variants: int) -> None:
+    ablation, recipes = load_ablation(Path(reward_model.__file__).parent / f"recipes/{name}.toml")
+    assert len(recipes) == variants
+    assert all(source.path is None or source.path.is_file() for r in recipes.values() for source in r.sources.values())
+    # Every variant is measured on all sources of the shared part, the clarity set too where it is not learned from.
+    assert set.union(*(set(recipe.sources) for recipe in recipes.values())) <= ablation.recipe["sources"].keys()
 
 
 def _write(folder: Path, base: Path) -> Path:

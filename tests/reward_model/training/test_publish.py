@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from reward_model.base_model import sha256_of
-from reward_model.checkpoint import read_manifest, verify_files
 from reward_model.errors import BadInput, CheckpointError, IntegrityError
+from reward_model.manifest import read_manifest, verify_files
 from reward_model.placing import INCOMING
 from reward_model.registry import checkpoints, read_aliases, resolve
 from reward_model.registry_history import history, record, rollback

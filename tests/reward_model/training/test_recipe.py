@@ -11,7 +11,7 @@ from reward_model.training.recipe import load_recipe
 
 def test_the_recipe_of_the_bundled_model_is_valid_and_finds_its_files() -> None:
     recipe = load_recipe(Path(reward_model.__file__).parent / "recipes/winnow-orm.toml")
-    assert recipe.id == "winnow-orm@2"
+    assert recipe.id == "winnow-orm@3"
     paths = [source.path for source in recipe.sources.values() if source.path]
     assert len(paths) == 3
     assert all(path.is_file() for path in paths)
@@ -24,6 +24,10 @@ def test_the_recipe_of_the_bundled_model_is_valid_and_finds_its_files() -> None:
         ('id = "x@1"\nsources = {}\nlayer = 3', "layer: Extra"),
         ('id = "x"\nsources = {}', "id: String should match"),
         ('id = "x@1"\n[sources.a]\nmax_pairs = 0', r"sources\.a\.max_pairs"),
+        (
+            'id = "x@1"\n[sources]\n[model]\nstart_from = "x"\n[optim]\nhead_start = 1',
+            r"toml: model\.start_from brings",
+        ),
     ],
 )
 def test_a_wrong_recipe_is_named(tmp_path: Path, text: str, message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from copy import copy
 from pathlib import Path
 from random import Random
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from reward_model.checkpoint import LoadedModel, load_checkpoint
+from reward_model.checkpoint import load_checkpoint
 from reward_model.errors import BadInput
 from reward_model.formatting import Completion, Formatter, Message
+from reward_model.loaded_model import LoadedModel
 from reward_model.training.attacks import (
     ATTACKS,
     CHATML,
@@ -246,9 +248,9 @@ def test_ties_alone_are_refused(formatter: Formatter) -> None:
 def test_mitigations_keep_group_and_winner_and_leave_held_out_attacks_alone() -> None:
     pairs = _pairs(40)
     made = list(mitigation_pairs(pairs, hold_out=["padding", "empty"]))
-    # Two for each pair, and one attacked prompt for every fifteenth.
-    assert len(made) == 83
-    assert len({pair.id for pair in made}) == 83
+    # Three for each pair, and one attacked prompt for every fifteenth.
+    assert len(made) == 123
+    assert len({pair.id for pair in made}) == 123
     modes = {pair.failure_mode for pair in made}
     assert modes == (ATTACKS.keys() | {USER_ATTACK}) - {"padding", "empty"}
     assert all(pair.chosen == CASE.winner and pair.label == "authored" for pair in made)
@@ -265,12 +267,42 @@ def test_mitigations_keep_group_and_winner_and_leave_held_out_attacks_alone() ->
     assert list(mitigation_pairs(pairs, hold_out=[*ATTACKS, USER_ATTACK])) == []
 
 
+def test_several_attacks_on_each_pair_take_turns_too() -> None:
+    made = list(mitigation_pairs(_pairs(4), hold_out=[*NOISE, USER_ATTACK], per_pair=3))
+    # Seven attacks are left, none of which wraps a winner, and the near duplicates: 4 x (3 turns of seven, and one).
+    order = [name for name in ATTACKS if name not in NOISE and name != "near_duplicate"]
+    turns = [order[turn % 7] for turn in range(12)]
+    assert [pair.failure_mode for pair in made if pair.failure_mode != "near_duplicate"] == turns
+    assert len({pair.id for pair in made}) == len(made) == 16
+
+
+def test_in_training_one_number_becomes_another_of_the_prompt() -> None:
+    prompt = [CASE.prompt[0].model_copy(update={"content": "1. 14 days.\n2. 30 euros."}), *CASE.prompt[1:]]
+    case = CASE._replace(prompt=prompt, winner="By 1, within 14 days.")
+    made = {rewrite(case, "near_duplicate", Random(seed), "train") for seed in range(50)}
+    numbers = sorted(re.findall(r"\d+", " ".join(message.text() for message in prompt)), key=int)
+    assert made == {f"By {n}, within 14 days." for n in numbers if n != "1"} | {
+        f"By 1, within {n} days." for n in numbers if n != "14"
+    }
+    bare = case._replace(prompt=[CASE.prompt[1].model_copy(update={"content": "When?"})])
+    assert re.fullmatch(r"By \d+, within \d+ days\.", rewrite(bare, "near_duplicate", Random(0), "train") or "")
+
+
+def test_training_copies_another_part_of_the_policy() -> None:
+    policy = "".join(f"{number}. Rule {number} is a rule.\n" for number in range(100))
+    case = CASE._replace(prompt=[CASE.prompt[0].model_copy(update={"content": policy}), *CASE.prompt[1:]])
+    copied = {phrases: rewrite(case, "copied_policy", Random(0), phrases) for phrases in ("train", "test")}
+    assert (copied["train"] or "").startswith("0. Rule 0 is a rule.")
+    assert "99. Rule 99 is a rule." in (copied["test"] or "")
+    assert "99. Rule" not in (copied["train"] or "")
+
+
 def test_a_mitigation_claims_nothing_that_people_said_of_the_original() -> None:
     said = {"strength": 0.6, "margin": 2.0, "annotators": [{"id": "a", "vote": "rejected"}], "shown_first": "rejected"}
     rated = {**_pairs(1)[0].model_dump(), **said, "ratings": {"chosen": 5, "rejected": 4}}
     tied = {**rated, "id": "tied", "outcome": "tie"}
     made = list(mitigation_pairs([Pair.model_validate(rated), Pair.model_validate(tied)], hold_out=[USER_ATTACK]))
-    assert [pair.id for pair in made] == ["p0+markdown_headers", "p0+noise:markdown_headers"]
+    assert [pair.id for pair in made] == ["p0+markdown_headers", "p0+noise:markdown_headers", "p0+near_duplicate"]
     for pair in made:
         assert (pair.strength, pair.margin, pair.annotators, pair.shown_first) == (None, None, [], None)
         assert (pair.ratings.chosen, pair.ratings.rejected, pair.origin.rejected) == (None, None, "authored")
@@ -282,7 +314,7 @@ def test_the_command_writes_pairs_or_a_verdict(checkpoint: Path, tmp_path: Path)
     out = tmp_path / "made.jsonl.gz"
     done = CliRunner().invoke(redteam_app, [str(file), "--split", "train", "--emit-pairs", str(out)])
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["pairs"] == 7
+    assert json.loads(done.stdout)["pairs"] == 10
     verdict, page = tmp_path / "redteam.json", tmp_path / "redteam.html"
     arguments = [str(file), "--model", str(checkpoint), "--out", str(verdict), "--html", str(page), "--limit", "0"]
     done = CliRunner().invoke(redteam_app, arguments)

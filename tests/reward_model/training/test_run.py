@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from reward_model.checkpoint import Manifest, load_checkpoint
+from reward_model.checkpoint import load_checkpoint
 from reward_model.errors import BadInput
+from reward_model.manifest import Manifest
 from reward_model.training.data import Pair
 from reward_model.training.evaluate import evaluate
 from reward_model.training.recipe import Recipe

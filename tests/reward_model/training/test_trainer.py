@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from reward_model.checkpoint import Manifest, load_checkpoint, read_manifest
+from reward_model.checkpoint import load_checkpoint
 from reward_model.errors import BadInput
+from reward_model.manifest import Manifest, read_manifest
 from reward_model.training.data import Pair
 from reward_model.training.evaluate import score_pairs
 from reward_model.training.recipe import Recipe
