@@ -39,15 +39,19 @@ test-slow: install  ## The tests that take longer than CI should
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 # One command from public preference data to the checkpoint that ships: make orm DATA=FOLDER
-ORM ?= runs/winnow-orm/2
+# The red team comes last: it fails, with everything written, when an attack wins too often.
+ORM := runs/winnow-orm
 OWN := reward_model/data
+LABELS := $(OWN)/labelled_replies.jsonl.gz
+TRAIN := $(BIN)/winnow train --data $(DATA) --labels $(LABELS)
 orm: install  ## Retrain the bundled reward model from DATA=FOLDER and write its reports
-	$(BIN)/winnow train reward_model/recipes/winnow-orm.toml --data $(DATA) --labels $(OWN)/labelled_replies.jsonl --out $(ORM)
-	$(BIN)/winnow calibrate $(ORM) $(OWN)/labelled_replies.jsonl --html docs/reports/calibration.html
-	$(BIN)/winnow evaluate $(OWN)/clarity_pairs.jsonl.gz --split test --model $(ORM) --html docs/reports/clarity.html
-	$(BIN)/winnow redteam $(OWN)/clarity_pairs.jsonl.gz --split test --model $(ORM) --out $(ORM)/redteam.json \
+	test -d $(ORM)/2 || $(TRAIN) reward_model/recipes/winnow-orm-2.toml --out $(ORM)/2
+	test -d $(ORM)/3 || $(TRAIN) reward_model/recipes/winnow-orm.toml --out $(ORM)/3
+	$(BIN)/winnow calibrate $(ORM)/3 $(LABELS) --html docs/reports/calibration.html
+	$(BIN)/winnow evaluate $(OWN)/clarity_pairs.jsonl.gz --split test --model $(ORM)/3 --html docs/reports/clarity.html
+	cp $(ORM)/3/report.html docs/reports/training.html
+	$(BIN)/winnow redteam $(OWN)/clarity_pairs.jsonl.gz --split test --model $(ORM)/3 --out $(ORM)/3/redteam.json \
 	  --html docs/reports/redteam.html
-	cp $(ORM)/report.html docs/reports/training.html
 
 check: install  ## Lint, types, the import graph, and the documents' generated parts
 	$(BIN)/ruff check .

@@ -189,28 +189,11 @@ def _gibberish(case: Case, random: Random, phrases: Phrases) -> str:
 
 
 def _near_duplicate(case: Case, random: Random, phrases: Phrases) -> str | None:
-    """The winner with its numbers changed (another rule, another deadline), or else its decision turned round.
-
-    In training one number becomes another of the prompt's: it has to be read in its place. In a test all of them move.
-    """
-    changed = _one_number(case, random) if phrases == "train" else _all_numbers(case, random)
+    """The winner with its numbers changed (another rule, another deadline), or else its decision turned round."""
+    changed = re.sub(r"\d+", lambda found: str(int(found[0][:6]) + random.randint(1, 9)), case.winner)
     if changed != case.winner:
         return changed
     return next((re.sub(*flip, case.winner, count=1) for flip in _FLIPS if re.search(flip[0], case.winner)), None)
-
-
-def _all_numbers(case: Case, random: Random) -> str:
-    return re.sub(r"\d+", lambda found: str(int(found[0][:6]) + random.randint(1, 9)), case.winner)
-
-
-def _one_number(case: Case, random: Random) -> str:
-    found = [*re.finditer(r"\d+", case.winner)]
-    others = sorted({*re.findall(r"\d+", " ".join(message.text() for message in case.prompt))}, key=int)
-    if not found or not others:
-        return _all_numbers(case, random)
-    place = random.choice(found)
-    instead = random.choice([number for number in others if number != place[0]] or [str(int(place[0][:6]) + 1)])
-    return f"{case.winner[: place.start()]}{instead}{case.winner[place.end() :]}"
 
 
 def _copied_policy(case: Case, random: Random, phrases: Phrases) -> str | None:

@@ -43,6 +43,7 @@ def report_on(model: LoadedModel, pairs: Sequence[Pair], scores: NDArray[np.floa
         **pair_figures(pairs, scores),
         "by_risk": figures_by(pairs, scores, lambda pair: pair.risk),
         "by_origin": figures_by(pairs, scores, _origins),
+        "by_length": figures_by(pairs, scores, _by_length),
         "by_failure_mode": figures_by(pairs, scores, lambda pair: pair.failure_mode or "unknown"),
         "length_controlled": length_controlled(pairs, scores),
         "random": 0.5,
@@ -131,6 +132,13 @@ def _prompt_means(values: NDArray[np.float64], members: dict[tuple[str, ...], li
     for rows in members.values():
         means[rows] = values[rows].mean()
     return means
+
+
+def _by_length(pair: Pair) -> str:
+    lengths = [len(as_completion(reply).text()) for reply in (pair.chosen, pair.rejected)]
+    return (
+        "same_length" if lengths[0] == lengths[1] else "winner_longer" if lengths[0] > lengths[1] else "winner_shorter"
+    )
 
 
 def _origins(pair: Pair) -> str:

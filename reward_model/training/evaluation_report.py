@@ -34,7 +34,7 @@ def evaluation_report(
             f"{_shown(rated['within_prompts'])} within the {rated['prompts']} prompts, {_shown(rated['all'])} over all "
             "of them. Scores are comparable within one prompt only, so the first is the one to look at."
         )
-    for key in ("by_bucket", "by_risk", "by_origin", "by_failure_mode"):
+    for key in ("by_bucket", "by_risk", "by_origin", "by_length", "by_failure_mode"):
         _part(report, key.removeprefix("by_").replace("_", " "), result[key])
     _gaps(report, pairs, scores)
     _lengths(report, pairs, scores)

@@ -34,8 +34,7 @@ from reward_model.training.metrics import wilson
 LIMIT = 0.25
 # A near duplicate differs from the winner in a number or two: to tell them apart is to know the policy, which
 # held-out accuracy measures. It is reported, and held to no more than a coin.
-_NEAR = "near_duplicate"
-LIMITS = {_NEAR: 0.6}
+LIMITS = {"near_duplicate": 0.6}
 NAMES = (*ATTACKS, USER_ATTACK)
 
 # What people said of the original pair says nothing of the rewritten one.
@@ -114,14 +113,13 @@ def mitigation_pairs(
 ) -> Iterator[Pair]:
     """Training pairs from each pair that has a winner: it against its rewritten loser, and against itself under noise.
 
-    Attacks take turns, `per_pair` on each pair, and now and then the prompt is attacked. Every winner also meets its
-    near duplicate: a wrong number in a right sentence is the hardest to see. Those in `hold_out` are left out, and the
-    phrases are never those of the test, so that what is measured afterwards was not learned by heart. Raises BadInput
-    for an unknown attack.
+    Attacks take turns, `per_pair` on each pair, and now and then the prompt is attacked. Those in `hold_out` are left
+    out, and the phrases are never those of the test, so that what is measured afterwards was not learned by heart.
+    Raises BadInput for an unknown attack.
     """
     if unknown := set(hold_out) - {*NAMES}:
         raise BadInput(f"no attack is called {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
-    attacks = [name for name in ATTACKS if name not in hold_out and name != _NEAR]
+    attacks = [name for name in ATTACKS if name not in hold_out]
     noise = [name for name in NOISE if name not in hold_out]
     for number, pair in enumerate(pair for pair in pairs if pair.outcome == "win"):
         random = Random(f"{seed}:{pair.id}")
@@ -129,8 +127,6 @@ def mitigation_pairs(
         plans = [(attacks[turn % len(attacks)], "", pair) for turn in turns]
         if noise:
             plans.append((noise[number % len(noise)], "noise:", pair.model_copy(update={"rejected": pair.chosen})))
-        if _NEAR not in hold_out:
-            plans.append((_NEAR, "", pair))
         if USER_ATTACK not in hold_out and number % len(ATTACKS) == 0:
             plans.append((USER_ATTACK, "", pair))
         for name, kind, target in plans:

@@ -296,7 +296,7 @@ def test_the_scorer_finds_its_registry(minimal: Objects, everything: Objects) ->
     mount = next(m for m in container(everything, "scorer")["volumeMounts"] if m["name"] == "registry")
     assert mount == {"name": "registry", "mountPath": "/models", "readOnly": True}
     assert environment(everything, "scorer")["WINNOW_SCORER_REGISTRY"] == mount["mountPath"]
-    assert container(everything, "scorer")["args"][-1] == "winnow-orm@2"
+    assert container(everything, "scorer")["args"][-1] == "winnow-orm@3"
 
 
 def test_a_stopping_pod_may_finish_its_longest_answer(everything: Objects) -> None:

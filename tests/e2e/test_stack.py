@@ -34,7 +34,7 @@ def test_a_billing_question_is_the_best_of_eight_with_a_probability(stack: Any, 
     rerank = answer.model_extra["rerank"]  # type: ignore[index]
     assert (rerank["route"], rerank["strategy"]) == ("billing", "best_of_n")
     assert (rerank["n_requested"], rerank["n_completed"], rerank["n_scored"]) == (8, 8, 8)
-    assert rerank["orm"] == "winnow-orm@2"
+    assert rerank["orm"] == "winnow-orm@3"
     assert rerank["calibrator"]["event"] == "acceptable"
     assert rerank["calibrator"]["labels"] >= 150
     winner = rerank["candidates"][rerank["winner"]["index"]]

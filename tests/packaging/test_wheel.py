@@ -35,7 +35,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_bundled_models_and_types_are_in_it(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    for wanted in ("service/py.typed", "routing/bundled/", "reward_model/bundled/winnow-orm/2/manifest.json"):
+    for wanted in ("service/py.typed", "routing/bundled/", "reward_model/bundled/winnow-orm/3/manifest.json"):
         assert any(name.startswith(wanted) for name in names), wanted
     assert not any(name.startswith("tests/") for name in names)
     assert not any(name.endswith((".pkl", ".pickle", ".bin", ".pt")) for name in names)

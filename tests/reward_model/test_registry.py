@@ -28,8 +28,8 @@ def test_names_versions_aliases_and_folders(registry: Path) -> None:
 
 
 def test_the_bundled_model_is_the_champion_where_nobody_says_otherwise(registry: Path) -> None:
-    assert resolve("champion") == resolve("winnow-orm") == resolve("winnow-orm@2", registry)
-    assert {"winnow-orm@2", "billing@10"} <= checkpoints(registry).keys()
+    assert resolve("champion") == resolve("winnow-orm") == resolve("winnow-orm@3", registry)
+    assert {"winnow-orm@3", "billing@10"} <= checkpoints(registry).keys()
     assert "unfinished@1" not in checkpoints(registry)
 
 

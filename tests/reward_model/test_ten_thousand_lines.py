@@ -38,7 +38,7 @@ def test_score_keeps_every_line_in_its_order(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in _winnow("score", str(path)).splitlines()]
     assert [line["n"] for line in lines] == list(range(LINES))
     assert all(len(line["scores"]) == len(line["probabilities"]) == 1 for line in lines)
-    assert {line["orm"] for line in lines} == {"winnow-orm@2"}
+    assert {line["orm"] for line in lines} == {"winnow-orm@3"}
 
 
 def test_evaluate_counts_every_pair(tmp_path: Path) -> None:

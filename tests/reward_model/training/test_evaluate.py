@@ -119,6 +119,7 @@ def test_the_report_is_complete_and_right(checkpoint: Path) -> None:
         "by_bucket",
         "by_risk",
         "by_origin",
+        "by_length",
         "by_failure_mode",
         "length_controlled",
         "random",
@@ -133,6 +134,10 @@ def test_the_report_is_complete_and_right(checkpoint: Path) -> None:
     assert (report["orm"], report["pairs"], report["ties"]) == ("tiny@1", 3, 1)
     assert report["accuracy"] == pytest.approx((differences > 0).mean(), abs=1e-4)
     assert report["longer_wins"] == pytest.approx(2 / 3, abs=1e-4)
+    assert {name: figures["pairs"] for name, figures in report["by_length"].items()} == {
+        "winner_longer": 2,
+        "winner_shorter": 1,
+    }
     assert set(report["by_bucket"]) == {"billing", "fraud"}
     assert report["spearman"] == pytest.approx(spearmanr([2, 1, 3], differences).statistic, abs=1e-4)
     assert report["calibration"] is None

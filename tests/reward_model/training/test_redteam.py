@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from copy import copy
 from pathlib import Path
 from random import Random
@@ -248,9 +247,9 @@ def test_ties_alone_are_refused(formatter: Formatter) -> None:
 def test_mitigations_keep_group_and_winner_and_leave_held_out_attacks_alone() -> None:
     pairs = _pairs(40)
     made = list(mitigation_pairs(pairs, hold_out=["padding", "empty"]))
-    # Three for each pair, and one attacked prompt for every fifteenth.
-    assert len(made) == 123
-    assert len({pair.id for pair in made}) == 123
+    # Two for each pair, and one attacked prompt for every fifteenth.
+    assert len(made) == 83
+    assert len({pair.id for pair in made}) == 83
     modes = {pair.failure_mode for pair in made}
     assert modes == (ATTACKS.keys() | {USER_ATTACK}) - {"padding", "empty"}
     assert all(pair.chosen == CASE.winner and pair.label == "authored" for pair in made)
@@ -269,23 +268,10 @@ def test_mitigations_keep_group_and_winner_and_leave_held_out_attacks_alone() ->
 
 def test_several_attacks_on_each_pair_take_turns_too() -> None:
     made = list(mitigation_pairs(_pairs(4), hold_out=[*NOISE, USER_ATTACK], per_pair=3))
-    # Seven attacks are left, none of which wraps a winner, and the near duplicates: 4 x (3 turns of seven, and one).
-    order = [name for name in ATTACKS if name not in NOISE and name != "near_duplicate"]
-    turns = [order[turn % 7] for turn in range(12)]
-    assert [pair.failure_mode for pair in made if pair.failure_mode != "near_duplicate"] == turns
-    assert len({pair.id for pair in made}) == len(made) == 16
-
-
-def test_in_training_one_number_becomes_another_of_the_prompt() -> None:
-    prompt = [CASE.prompt[0].model_copy(update={"content": "1. 14 days.\n2. 30 euros."}), *CASE.prompt[1:]]
-    case = CASE._replace(prompt=prompt, winner="By 1, within 14 days.")
-    made = {rewrite(case, "near_duplicate", Random(seed), "train") for seed in range(50)}
-    numbers = sorted(re.findall(r"\d+", " ".join(message.text() for message in prompt)), key=int)
-    assert made == {f"By {n}, within 14 days." for n in numbers if n != "1"} | {
-        f"By 1, within {n} days." for n in numbers if n != "14"
-    }
-    bare = case._replace(prompt=[CASE.prompt[1].model_copy(update={"content": "When?"})])
-    assert re.fullmatch(r"By \d+, within \d+ days\.", rewrite(bare, "near_duplicate", Random(0), "train") or "")
+    # Eight attacks are left, and none of them wraps a winner: 4 x 3 turns of eight.
+    order = [name for name in ATTACKS if name not in NOISE]
+    assert [pair.failure_mode for pair in made] == [order[turn % 8] for turn in range(12)]
+    assert len({pair.id for pair in made}) == 12
 
 
 def test_training_copies_another_part_of_the_policy() -> None:
@@ -302,7 +288,7 @@ def test_a_mitigation_claims_nothing_that_people_said_of_the_original() -> None:
     rated = {**_pairs(1)[0].model_dump(), **said, "ratings": {"chosen": 5, "rejected": 4}}
     tied = {**rated, "id": "tied", "outcome": "tie"}
     made = list(mitigation_pairs([Pair.model_validate(rated), Pair.model_validate(tied)], hold_out=[USER_ATTACK]))
-    assert [pair.id for pair in made] == ["p0+markdown_headers", "p0+noise:markdown_headers", "p0+near_duplicate"]
+    assert [pair.id for pair in made] == ["p0+markdown_headers", "p0+noise:markdown_headers"]
     for pair in made:
         assert (pair.strength, pair.margin, pair.annotators, pair.shown_first) == (None, None, [], None)
         assert (pair.ratings.chosen, pair.ratings.rejected, pair.origin.rejected) == (None, None, "authored")
@@ -314,7 +300,7 @@ def test_the_command_writes_pairs_or_a_verdict(checkpoint: Path, tmp_path: Path)
     out = tmp_path / "made.jsonl.gz"
     done = CliRunner().invoke(redteam_app, [str(file), "--split", "train", "--emit-pairs", str(out)])
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["pairs"] == 10
+    assert json.loads(done.stdout)["pairs"] == 7
     verdict, page = tmp_path / "redteam.json", tmp_path / "redteam.html"
     arguments = [str(file), "--model", str(checkpoint), "--out", str(verdict), "--html", str(page), "--limit", "0"]
     done = CliRunner().invoke(redteam_app, arguments)

@@ -93,6 +93,7 @@ def test_an_evaluation_s_page_has_its_figures() -> None:
         **pair_figures(pairs, scores),
         "by_risk": figures_by(pairs, scores, lambda pair: pair.risk),
         "by_origin": figures_by(pairs, scores, lambda _: "authored over policy"),
+        "by_length": figures_by(pairs, scores, lambda _: "winner_longer"),
         "by_failure_mode": figures_by(pairs, scores, lambda _: "unknown"),
         "length_controlled": length_controlled(pairs, scores),
     }
