@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from reward_model.model import RewardModel
 from reward_model.training.data import Pair
-from reward_model.training.packing import PackedRow, batches, collate, collate_apart
+from reward_model.training.packing import PackedRow, batches, collate, collate_apart, one_pair_each
 
 # Inverse strengths of the penalty; validation decides among them.
 _STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2)
@@ -63,6 +63,8 @@ def _gaps(model: RewardModel, rows: Sequence[PackedRow], token_budget: int = 409
     # An adapter that has learned nothing yet adds nothing but its cost.
     disabled = getattr(model.backbone, "disable_adapter", nullcontext)
     found = np.zeros((sum(len(row.pairs) for row in rows), model.head.in_features), dtype=np.float32)
+    if model.encoder:
+        rows = one_pair_each(rows)
     autocast = torch.autocast(model.head.weight.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
     with autocast, disabled():
         for chunk in batches(rows, token_budget):

@@ -117,6 +117,14 @@ def pack(pairs: Sequence[TokenPair], groups: Sequence[str], max_tokens: int) -> 
     return rows
 
 
+def one_pair_each(rows: Sequence[PackedRow]) -> list[PackedRow]:
+    """The same pairs, a row for each: where nothing is shared, a row of many pairs would be many times its tokens."""
+    alone = [(PackedRow(pair.prompt), pair) for row in rows for pair in row.pairs]
+    for row, pair in alone:
+        row.add(pair)
+    return [row for row, _ in alone]
+
+
 def batches(rows: Sequence[PackedRow], token_budget: int) -> Iterator[list[PackedRow]]:
     """Rows by length, as many at a time as fit the budget when padded; a longer row comes alone."""
     chunk: list[PackedRow] = []

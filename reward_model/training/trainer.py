@@ -23,7 +23,17 @@ from reward_model.training.data import Pair
 from reward_model.training.head_start import start_head
 from reward_model.training.losses import LossRecipe, Targets, pair_accuracy, pair_loss
 from reward_model.training.mixture import cap
-from reward_model.training.packing import Batch, PackedRow, TokenPair, batches, collate, collate_apart, pack, tokenize
+from reward_model.training.packing import (
+    Batch,
+    PackedRow,
+    TokenPair,
+    batches,
+    collate,
+    collate_apart,
+    one_pair_each,
+    pack,
+    tokenize,
+)
 from reward_model.training.recipe import OptimRecipe
 
 # Written last into a saved step: a step without it was cut off by a kill.
@@ -191,6 +201,8 @@ def fit(
     """
     collator = _Collate(trainee, optim, train)
     rows = rows_of(train, trainee.formatter, optim.max_row_tokens)
+    if not collator.shared:
+        rows = one_pair_each(rows)
     held_back = rows_of(validation, trainee.formatter, optim.max_row_tokens)
     resumed = last_whole_step(scratch)
     # A step that was saved holds the head as it had become by then.
@@ -308,6 +320,8 @@ def score_rows(
     device = next(model.parameters()).device
     dtype: Any = model.backbone.dtype
     scores = np.zeros((sum(len(row.pairs) for row in rows), 2), dtype=np.float32)
+    if model.encoder:
+        rows = one_pair_each(rows)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         for chunk in batches(rows, token_budget):
             batch: Batch = collate_apart(chunk, 0) if model.encoder else collate(chunk, 0, dtype)

@@ -8,7 +8,7 @@ import torch
 from reward_model.formatting import Completion, Formatter, Message
 from reward_model.model import RewardModel
 from reward_model.training.data import Pair
-from reward_model.training.packing import TokenPair, batches, collate, collate_apart, pack, tokenize
+from reward_model.training.packing import TokenPair, batches, collate, collate_apart, one_pair_each, pack, tokenize
 from reward_model.training.trainer import score_rows
 
 LOW = torch.finfo(torch.float32).min
@@ -45,6 +45,13 @@ def test_a_reply_of_several_pairs_stands_in_the_row_once() -> None:
     (row,) = pack(pairs, ["g"] * 4, 100)
     assert row.tokens == 2 + 2 + 4 * 2
     assert row.spans(0) == [[(2, 3), (end - 1, end)] for end in (5, 7, 9, 11)]
+
+
+def test_where_nothing_is_shared_each_pair_has_a_row() -> None:
+    pairs = [TokenPair(0, [7, 8], [5, 2], [6]), TokenPair(1, [7, 8, 9], [4], [5, 2])]
+    rows = one_pair_each(pack(pairs, ["g", "g"], 100))
+    found = {row.pairs[0].pair: (row.prompt, row.tokens, len(row.pairs)) for row in rows}
+    assert found == {0: ([7, 8], 5, 1), 1: ([7, 8, 9], 6, 1)}
 
 
 def test_rows_keep_to_their_group_their_prefix_and_their_size() -> None:
