@@ -119,19 +119,18 @@ class Pipeline:
         pinned = asyncio.create_task(self._pin(work, pool))
         scores: dict[tuple[str, str], asyncio.Task[ScoreReply]] = {}
         tasks = [asyncio.create_task(self._run_candidate(work, pool, c, pinned, scores)) for c in pool.candidates]
+        waiting, failed = set(tasks), list[BaseException]()
         began = time.perf_counter()
         try:
-            done, waiting = await asyncio.wait(
-                tasks, timeout=work.deadline.remaining(), return_when=asyncio.FIRST_EXCEPTION
-            )
-            failed = [error for task in done if (error := task.exception()) is not None]
-            pool.timed_out = bool(waiting) and not failed
-            if fatal := next((e for e in failed if not isinstance(e, PolicyUnavailable)), None):
-                raise fatal
-            if failed and waiting:
-                # One stream broke off; the others may still answer.
-                await asyncio.wait(waiting, timeout=work.deadline.remaining())
-                pool.timed_out = any(not task.done() for task in waiting)
+            while waiting and not pool.timed_out:
+                # A stream that breaks off does not end the others.
+                done, waiting = await asyncio.wait(
+                    waiting, timeout=work.deadline.remaining(), return_when=asyncio.FIRST_EXCEPTION
+                )
+                failed += [error for task in done if (error := task.exception()) is not None]
+                if fatal := next((e for e in failed if not isinstance(e, PolicyUnavailable)), None):
+                    raise fatal
+                pool.timed_out = bool(waiting) and work.deadline.passed
             if len(failed) == plan.n:
                 raise failed[0]
         finally:

@@ -232,6 +232,13 @@ async def test_a_policy_that_is_gone_is_a_502_that_says_so(gateway: Any) -> None
     assert "engine dead" in response.json()["error"]["message"]
 
 
+async def test_streams_that_break_off_one_after_the_other_are_a_502_too(demo: Any, script: Any) -> None:
+    demo.policy.answer = lambda body, i: script(["broken"] * 9, pause=0.02, die_after=1 + i % 3)
+    response = await demo.ask()
+    assert response.status_code == 502
+    assert response.json()["error"]["code"] == "policy_unavailable"
+
+
 async def test_what_the_policy_refuses_is_the_clients_400(gateway: Any) -> None:
     message = "This model's maximum context length is 4096 tokens"
     gateway.policy.answer = lambda body, i: JSONResponse({"error": {"message": message}}, 400)
