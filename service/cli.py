@@ -44,6 +44,7 @@ COMMANDS: dict[str, Entry] = {
     "calibrate": Entry("reward_model.training.calibrate_cli:calibrate_app", "Fit a checkpoint's calibrator.", "train"),
     "route-train": Entry("routing.cli:route_train_app", "Train the router.", "train"),
     "loadtest": Entry("loadtest.cli:loadtest_app", "Load a gateway and check its objectives."),
+    "bench": Entry("loadtest.bench.cli:bench_app", "Measure this machine, Winnow and its peers.", "orm"),
 }
 
 
