@@ -40,18 +40,20 @@ class LoadedModel:
         begins = torch.arange(len(sequences)) * padded.shape[1]
         starts = torch.tensor([self.formatter.completion_start(ids) for ids in sequences])
         spans = torch.stack([begins + starts, begins + lengths - 1], dim=1).to(self.device)
-        scores = self._forward(padded.to(self.device), spans, lengths, locales).float().cpu()
-        if self.manifest is not None and self.manifest.score_clip is not None:
-            scores[:, 0].clamp_(*self.manifest.score_clip)
-        return scores
-
-    def _forward(self, ids: Tensor, spans: Tensor, lengths: Tensor, locales: Sequence[str | None] | None) -> Tensor:
-        """[B, 2] of score and disagreement."""
         members = self.module.members if isinstance(self.module, EnsembleModel) else [self.module]
-        found = [_scores_of(member, ids, spans, lengths, locales) for member in members]
+        each = [_scores_of(member, padded.to(self.device), spans, lengths, locales) for member in members]
+        return self.combined(torch.stack(each, dim=1))
+
+    def combined(self, scores: Tensor) -> Tensor:
+        """[B, members] to [B, 2] in fp32 on the CPU: an ensemble's conservative score, or the only model's, clipped
+        as the checkpoint says; and the disagreement."""
         if isinstance(self.module, EnsembleModel):
-            return self.module.combine(torch.stack(found, dim=1))
-        return torch.stack([found[0], torch.zeros_like(found[0])], dim=1)
+            found = self.module.combine(scores).float().cpu()
+        else:
+            found = torch.stack([scores[:, 0], torch.zeros_like(scores[:, 0])], dim=1).float().cpu()
+        if self.manifest is not None and self.manifest.score_clip is not None:
+            found[:, 0].clamp_(*self.manifest.score_clip)
+        return found
 
 
 class EnsembleModel(nn.Module):

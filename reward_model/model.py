@@ -57,6 +57,13 @@ class RewardModel(nn.Module):
         `locales`, of the scores' shape: 0 for none, i for the i-th locale's head.
         """
         pooled = self.pooled(input_ids, spans, attention_mask, position_ids)
+        return self._head(pooled, locales)
+
+    def score_pooled(self, pooled: Tensor, locales: Sequence[str | None]) -> Tensor:
+        """Scores [B] of what `pooled` gave, for locales by name."""
+        return self._head(pooled, torch.tensor([self.locale_number(name) for name in locales], device=pooled.device))
+
+    def _head(self, pooled: Tensor, locales: Tensor | None) -> Tensor:
         # Under autocast the head would run in bf16, whose steps of 0.4 % make ties of close candidates.
         with torch.autocast(pooled.device.type, enabled=False):
             scores: Tensor = self.head(pooled)

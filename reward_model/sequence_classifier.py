@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ def load_sequence_classifier(name: str, dtype: torch.dtype, device: str | torch.
     if not getattr(tokenizer, "is_fast", False):
         raise CheckpointError(f"{name} has no tokenizer.json; save its tokenizer in the fast format first")
     formatter = _formatter(tokenizer, config)
-    module = _Padded(model, tokenizer).to(device).eval()
+    module = PaddedClassifier(model, tokenizer).to(device).eval()
     return LoadedModel(_identity(name, config), formatter, module, None, None, torch.device(device))
 
 
@@ -62,7 +63,7 @@ def _identity(name: str, config: Any) -> str:
     return f"{name}@{commit[:12]}" if commit else f"{Path(name).resolve().name}@local"
 
 
-class _Padded(nn.Module):
+class PaddedClassifier(nn.Module):
     """Gives a sequence classifier what it expects of right-padded rows: mask, padding token, segment ids.
 
     Rows are padded on the right, so positions count from 0 in each as they do for a row by itself.
@@ -89,6 +90,12 @@ class _Padded(nn.Module):
             inputs["token_type_ids"] = ((ends.cumsum(1) - ends) > 0).long() * mask
         logits: Tensor = self.model(**inputs).logits
         return logits[:, 0]
+
+    def score_pooled(self, pooled: Tensor, locales: Sequence[str | None]) -> Tensor:
+        """Scores [B] of the last tokens' states [B, H], for causal models, whose head is called `score`."""
+        head = self.model.score
+        scores: Tensor = head(pooled.to(head.weight.dtype))
+        return scores[:, 0]
 
     def _padding(self, last: Tensor) -> int:
         """The model's own padding token; for a model without one, a token that ends no row of this batch.

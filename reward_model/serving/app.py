@@ -111,14 +111,12 @@ async def score(request: Request) -> Response:
     engine, candidates = scorer.pick(asked.orm), asked.candidates()
     deadline = math.inf if asked.deadline_ms is None else time.monotonic() + asked.deadline_ms / 1000
     result = await _while_connected(
-        request, engine.score(asked.prompt, [*candidates], deadline, asked.locale, asked.route)
+        request, engine.score(asked.prompt, [*candidates], deadline, asked.locale, asked.route, partial=asked.partial)
     )
-    # A calibrator is fitted on whole replies: of a part of one it knows nothing.
-    probabilities = [None] * len(candidates) if asked.partial else result.probabilities
     results = [
         {"index": candidate.index, "score": value, "probability": probability, "disagreement": disagreement}
         for candidate, value, probability, disagreement in zip(
-            candidates, result.scores, probabilities, result.disagreements, strict=True
+            candidates, result.scores, result.probabilities, result.disagreements, strict=True
         )
     ]
     usage = {

@@ -36,7 +36,7 @@ class _Entry(Generic[Item, Score]):
 
 
 class Batcher(Generic[Item, Score]):
-    """Scores token sequences by `forward`, at most `max_batch_tokens` padded tokens at a time."""
+    """Scores token sequences by `forward`, at most `max_batch_tokens` at a time as `cost` counts them."""
 
     def __init__(
         self,
@@ -44,8 +44,10 @@ class Batcher(Generic[Item, Score]):
         max_batch_tokens: int,
         max_waiting: int,
         metrics: ScorerMetrics,
+        cost: Callable[[Sequence[Item]], int] | None = None,
     ) -> None:
         self._forward = forward
+        self._cost = cost or padded_tokens
         self._budget = max_batch_tokens
         self._capacity = max_waiting
         self._admitted = 0
@@ -145,14 +147,12 @@ class Batcher(Generic[Item, Score]):
     def _take(self) -> list[_Entry[Item, Score]]:
         """The most urgent entries that fit; one that is too long by itself still runs, alone."""
         self._waiting.sort(key=lambda entry: entry.deadline)
-        batch: list[_Entry[Item, Score]] = []
-        longest = 0
-        for entry in self._waiting:
-            longest = max(longest, len(entry.ids))
-            if batch and longest * (len(batch) + 1) > self._budget:
+        fit = min(1, len(self._waiting))
+        while fit < len(self._waiting):
+            if self._cost([entry.ids for entry in self._waiting[: fit + 1]]) > self._budget:
                 break
-            batch.append(entry)
-        self._waiting = self._waiting[len(batch) :]
+            fit += 1
+        batch, self._waiting = self._waiting[:fit], self._waiting[fit:]
         return batch
 
     async def _score(self, batch: list[_Entry[Item, Score]]) -> None:
@@ -176,12 +176,15 @@ class Batcher(Generic[Item, Score]):
                 entry.future.set_result(score)
 
     def _observe(self, batch: list[_Entry[Item, Score]], now: float) -> None:
-        padded = len(batch) * max(len(entry.ids) for entry in batch)
         self._metrics.batch_size.observe(len(batch))
-        self._metrics.batch_tokens.observe(padded)
-        self._metrics.padding.observe(1 - sum(len(entry.ids) for entry in batch) / padded)
+        self._metrics.batch_tokens.observe(self._cost([entry.ids for entry in batch]))
         for entry in batch:
             self._metrics.queue.observe(now - entry.entered)
+
+
+def padded_tokens(items: Sequence[Sized]) -> int:
+    """Tokens of a pass over rows of one length."""
+    return len(items) * max(len(item) for item in items)
 
 
 def _fail(entry: _Entry[Any, Any], error: Exception) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,26 +17,24 @@ from reward_model.errors import BadInput, SetupError
 from reward_model.formatting import Completion, Message
 from reward_model.loaded_model import EnsembleModel, LoadedModel
 from reward_model.loading import load_model
-from reward_model.serving.batcher import Batcher
+from reward_model.serving.batcher import Batcher, padded_tokens
+from reward_model.serving.cascade_attention import Unsupported
 from reward_model.serving.metrics import ScorerMetrics
+from reward_model.serving.packed import Item, PackedScorer
 from reward_model.serving.settings import ScorerSettings
+
+# Tokens of a forward pass: more make it no more efficient, and keep the next ones waiting.
+_CPU_TOKENS, _ACCELERATOR_TOKENS = 2_048, 16_384
+# Prompts that wait to be read ahead; where there are more, they are read with their completions.
+_READ_AHEAD = 64
+
+log = logging.getLogger("winnow.scorer")
 
 
 class Score(float):
     """A raw score that knows by how much the members of an ensemble disagree on it (None for a single model)."""
 
     disagreement: float | None = None
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """One sequence to score, and the locale whose head may have a say."""
-
-    ids: tuple[int, ...]
-    locale: str | None = None
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 @dataclass(frozen=True)
@@ -56,15 +55,30 @@ class Engine:
 
     def __init__(self, model: LoadedModel, settings: ScorerSettings, metrics: ScorerMetrics) -> None:
         self.model = model
-        self.batcher: Batcher[Tokens, Score] = Batcher(
-            self._forward, settings.max_batch_tokens, settings.max_waiting, metrics
-        )
+        self._metrics = metrics
+        self._packed = _packed(model, settings.prefix_cache_mb * 1_000_000)
+        cost = padded_tokens if self._packed is None else self._packed.cost
+        tokens = settings.max_batch_tokens or (_CPU_TOKENS if model.device.type == "cpu" else _ACCELERATOR_TOKENS)
+        self.batcher: Batcher[Item, Score] = Batcher(self._forward, tokens, settings.max_waiting, metrics, cost)
+        self._reading: set[asyncio.Task[Score]] = set()
         self._prompts: OrderedDict[bytes, tuple[list[int], int]] = OrderedDict()
         self._prompts_kept = settings.prompt_cache
 
     async def prefill(self, prompt: list[Message]) -> int:
-        """Tokenise a prompt ahead of its completions; returns its tokens."""
-        return len((await self._prompt_ids(prompt))[0])
+        """Read a prompt ahead of its completions: returns its tokens once it is queued, behind all that has a
+        deadline."""
+        ids, _ = await self._prompt_ids(prompt)
+        if self._packed is not None and len(self._reading) < _READ_AHEAD and tuple(ids) not in self._packed.cache:
+            reading = asyncio.create_task(self.batcher.score(Item(tuple(ids))))
+            self._reading.add(reading)
+            reading.add_done_callback(self._read)
+        return len(ids)
+
+    def _read(self, reading: asyncio.Task[Score]) -> None:
+        # What went wrong is in the log already, and it goes wrong again where somebody waits for an answer.
+        self._reading.discard(reading)
+        if not reading.cancelled():
+            reading.exception()
 
     async def score(
         self,
@@ -73,25 +87,35 @@ class Engine:
         deadline: float = math.inf,
         locale: str | None = None,
         route: str | None = None,
+        *,
+        partial: bool = False,
     ) -> Result:
         """Score completions of one prompt; identical ones are computed once.
 
-        `locale` picks the head, `route` the calibrator, where the checkpoint has one of its own for them.
+        `locale` picks the head, `route` the calibrator, where the checkpoint has one of its own for them. `partial`
+        ones are scored as if they ended here, uncalibrated, and what they will be continued from is kept.
         """
         with self.batcher.permit(len(completions)):
             prompt_ids, cut = await self._prompt_ids(prompt)
             full = await asyncio.to_thread(self._tokenise_completions, completions)
             kept = [self.model.formatter.cut_completion(ids) for ids in full]
-            scores = await self._score_each([Tokens((*prompt_ids, *ids), locale) for ids in kept], deadline)
+            items = [self._item(prompt_ids, ids, locale, partial=partial) for ids in kept]
+            scores = await self._score_each(items, deadline)
         spent = sum(map(len, kept))
         cut += sum(map(len, full)) - spent
-        return self._result(scores, route, len(prompt_ids), spent, cut)
+        result = self._result(scores, route, len(prompt_ids), spent, cut)
+        # A calibrator is fitted on whole replies: of a part of one it knows nothing.
+        return replace(result, probabilities=[None] * len(scores)) if partial else result
+
+    def _item(self, prompt: list[int], completion: list[int], locale: str | None, *, partial: bool) -> Item:
+        kept = len(completion) - len(self.model.formatter.closing) if partial else 0
+        return Item(tuple(prompt), tuple(completion), locale, kept)
 
     async def score_texts(self, texts: Sequence[str | list[int]]) -> Result:
         """Score conversations that somebody rendered with the chat template already, or tokenised too."""
         with self.batcher.permit(len(texts)):
             cut = await asyncio.to_thread(lambda: [self._text_ids(text) for text in texts])
-            scores = await self._score_each([Tokens(tuple(ids)) for ids, _ in cut], math.inf)
+            scores = await self._score_each([self._split(ids) for ids, _ in cut], math.inf)
         spent, lost = sum(len(ids) for ids, _ in cut), sum(lost for _, lost in cut)
         return self._result(scores, None, spent, 0, lost)
 
@@ -105,16 +129,21 @@ class Engine:
             return [None] * len(scores)
         return [float(p) for p in self.model.calibration.probability(list(scores), route)]
 
-    async def _score_each(self, sequences: list[Tokens], deadline: float) -> list[Score]:
-        tasks: dict[Tokens, asyncio.Task[Score]] = {}
+    def _split(self, ids: list[int]) -> Item:
+        """A whole sequence as prompt and reply; the reply is never empty."""
+        start = self.model.formatter.completion_start(ids)
+        return Item(tuple(ids[:start]), tuple(ids[start:]))
+
+    async def _score_each(self, items: list[Item], deadline: float) -> list[Score]:
+        tasks: dict[Item, asyncio.Task[Score]] = {}
         try:
             async with asyncio.TaskGroup() as group:
-                for tokens in sequences:
-                    if tokens not in tasks:
-                        tasks[tokens] = group.create_task(self.batcher.score(tokens, deadline))
+                for item in items:
+                    if item not in tasks:
+                        tasks[item] = group.create_task(self.batcher.score(item, deadline))
         except* Exception as failed:
             raise failed.exceptions[0] from None
-        return [tasks[tokens].result() for tokens in sequences]
+        return [tasks[item].result() for item in items]
 
     async def _prompt_ids(self, prompt: list[Message]) -> tuple[list[int], int]:
         """Token ids as scored, and how many were cut off."""
@@ -145,13 +174,33 @@ class Engine:
             raise BadInput(f"token ids must be from 0 to {known - 1}, at least one a text", "input")
         return text[-longest:], max(0, len(text) - longest)
 
-    def _forward(self, sequences: Sequence[Tokens]) -> list[Score]:
-        rows = self.model.score_members([t.ids for t in sequences], [t.locale for t in sequences]).tolist()
+    def _forward(self, items: Sequence[Item]) -> list[Score]:
+        """In the batcher's thread."""
+        if self._packed is None:
+            rows = self.model.score_members(
+                [i.prompt + i.completion for i in items], [i.locale for i in items]
+            ).tolist()
+        else:
+            before = self._packed.reused
+            rows = self._packed.score(items).tolist()
+            self._metrics.prefix_tokens.inc(self._packed.reused - before)
+            self._metrics.prefix_bytes.set(self._packed.cache.nbytes)
         scores = [Score(score) for score, _ in rows]
         if isinstance(self.model.module, EnsembleModel):
             for score, (_, disagreement) in zip(scores, rows, strict=True):
                 score.disagreement = disagreement
         return scores
+
+
+def _packed(model: LoadedModel, max_bytes: int) -> PackedScorer | None:
+    """The fast way to score, where it is wanted and the model can be run so; it says the same as the plain way."""
+    if max_bytes == 0:
+        return None
+    try:
+        return PackedScorer(model, max_bytes)
+    except Unsupported as reason:
+        log.warning("%s is scored without a prefix cache: %s", model.id, reason)
+        return None
 
 
 def load_configured(settings: ScorerSettings) -> LoadedModel:

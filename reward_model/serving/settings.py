@@ -23,11 +23,16 @@ class ScorerSettings(BaseSettings):
         "auto", description="`auto`: bf16 where the device computes in it, else fp32."
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of a forward pass; all cores where not set.")
-    max_batch_tokens: int = Field(16_384, ge=1, description="Padded tokens of one forward pass.")
+    max_batch_tokens: int | None = Field(
+        None, ge=1, description="Tokens of one forward pass; 2,048 on a CPU and 16,384 elsewhere where not set."
+    )
     max_waiting: int = Field(
         1_024, ge=1, description="Completions taken in and not yet answered; more get a 503 and retry-after."
     )
     max_completions: int = Field(64, ge=1, description="Completions of one request.")
     max_body_bytes: int = Field(4_000_000, ge=1_000, description="Largest request body.")
     prompt_cache: int = Field(1_024, ge=1, description="Tokenised prompts kept.")
+    prefix_cache_mb: int = Field(
+        512, ge=0, description="Memory for keys and values of prompts and growing completions; 0: every text is whole."
+    )
     api_key: str | None = Field(None, description="Bearer token that callers must send, if any.")

@@ -177,8 +177,9 @@ async def test_a_defect_in_the_owner_fails_whoever_waits(caplog: pytest.LogCaptu
     forward = Recorder()
     async with batcher(forward) as queue:
         first = await _held(queue, forward)
-        # A batch of empty sequences has no padding ratio: the owner divides by zero outside the forward pass.
-        waiting = [asyncio.create_task(queue.score([])), asyncio.create_task(queue.score([]))]
+        # Outside the forward pass.
+        queue._cost = lambda items: 1 // 0
+        waiting = [asyncio.create_task(queue.score([1])), asyncio.create_task(queue.score([2]))]
         await asyncio.sleep(0.02)
         forward.gate.set()
         await first
@@ -187,6 +188,19 @@ async def test_a_defect_in_the_owner_fails_whoever_waits(caplog: pytest.LogCaptu
                 await task
         assert not queue.alive
         assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_batch_is_as_large_as_its_cost_allows() -> None:
+    forward = Recorder()
+    async with batcher(forward, tokens=10) as queue:
+        first = await _held(queue, forward)
+        queue._cost = lambda items: 4 * len({tuple(item) for item in items})
+        rest = [asyncio.create_task(queue.score([i // 2], deadline=1e12 + i)) for i in range(6)]
+        await asyncio.sleep(0.02)
+        forward.gate.set()
+        assert await asyncio.gather(*rest) == [0, 0, 1, 1, 2, 2]
+        await first
+    assert forward.batches[1:] == [[[0], [0], [1], [1]], [[2], [2]]]
 
 
 async def test_too_few_scores_are_a_failed_batch() -> None:

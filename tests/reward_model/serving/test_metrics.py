@@ -19,7 +19,6 @@ async def test_a_batch_of_known_sizes_gives_known_values() -> None:
     values = {s.name: s.value for f in families.values() for s in f.samples}
     assert values["winnow_scorer_batch_size_sum"] == 1
     assert values["winnow_scorer_batch_tokens_sum"] == 3
-    assert values["winnow_scorer_padding_ratio_sum"] == 0
     assert values["winnow_scorer_queue_seconds_count"] == values["winnow_scorer_forward_seconds_count"] == 1
     edges = {s.labels["le"] for s in families["winnow_scorer_forward_seconds"].samples if "le" in s.labels}
     assert "0.12" in edges, "the scoring budget is an edge"

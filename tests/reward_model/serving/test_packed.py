@@ -1,0 +1,255 @@
+"""The fast path says what plain transformers says, whatever the batch, the cache and the way a text grew."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from prometheus_client import CollectorRegistry
+
+from reward_model.checkpoint import load_checkpoint
+from reward_model.formatting import Completion, parse_messages
+from reward_model.loaded_model import EnsembleModel, LoadedModel
+from reward_model.manifest import Ensemble
+from reward_model.model import RewardModel
+from reward_model.sequence_classifier import load_sequence_classifier
+from reward_model.serving.cascade_attention import Unsupported
+from reward_model.serving.engine import Engine
+from reward_model.serving.metrics import ScorerMetrics
+from reward_model.serving.packed import Item, PackedScorer
+from reward_model.serving.settings import ScorerSettings
+
+ROOMY = 1_000_000_000
+
+
+@pytest.fixture(params=["last_completion_token", "mean_completion_tokens"])
+def plain(request: Any, checkpoint: Path) -> LoadedModel:
+    """The tiny model, run by transformers' own attention."""
+    loaded = load_checkpoint(checkpoint, torch.float32)
+    loaded.module.pooling = request.param
+    return loaded
+
+
+@pytest.fixture
+def packed(plain: LoadedModel, checkpoint: Path) -> LoadedModel:
+    """The same model again, for the fast path to change."""
+    loaded = load_checkpoint(checkpoint, torch.float32)
+    loaded.module.pooling = plain.module.pooling
+    return loaded
+
+
+def alone(plain: LoadedModel, item: Item) -> float:
+    """The score of one sequence by itself, in one plain forward pass."""
+    ids = torch.tensor([item.prompt + item.completion])
+    spans = torch.tensor([[len(item.prompt), ids.shape[1] - 1]])
+    with torch.no_grad():
+        return float(plain.module(ids, spans=spans))
+
+
+def some(chance: random.Random, least: int, most: int) -> tuple[int, ...]:
+    return tuple(chance.randrange(3, 300) for _ in range(chance.randint(least, most)))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_batches_score_as_each_text_alone(plain: LoadedModel, packed: LoadedModel, seed: int) -> None:
+    chance = random.Random(seed)
+    scorer = PackedScorer(packed, chance.choice([20_000, 100_000, ROOMY]))
+    prompts = [some(chance, 0, 40) for _ in range(3)]
+    for _ in range(4):
+        items = [Item(chance.choice(prompts), some(chance, 1, 25)) for _ in range(chance.randint(1, 9))]
+        items += [Item(prompt) for prompt in chance.sample(prompts, chance.randint(0, 2))]
+        chance.shuffle(items)
+        scores = scorer.score(items)[:, 0].tolist()
+        for item, score in zip(items, scores, strict=True):
+            assert score == pytest.approx(alone(plain, item) if item.completion else 0.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_completions_that_grow_and_change_at_the_seam(plain: LoadedModel, packed: LoadedModel, seed: int) -> None:
+    chance = random.Random(100 + seed)
+    scorer = PackedScorer(packed, chance.choice([60_000, ROOMY]))
+    prompt, closing = some(chance, 5, 30), 2
+    texts = [some(chance, 10, 40) for _ in range(5)]
+    cuts = [sorted(chance.sample(range(1, len(text)), 3)) for text in texts]
+    for step in range(3):
+        items = []
+        for text, cut in zip(texts, cuts, strict=True):
+            # The last tokens of a part are not those of the whole: a word was cut in two.
+            part = text[: cut[step]][: -chance.randint(1, 2)] + some(chance, 0, 2)
+            items.append(Item(prompt, (*part, closing), kept=len(part)))
+        for item, score in zip(items, scorer.score(items)[:, 0].tolist(), strict=True):
+            assert score == pytest.approx(alone(plain, item), abs=1e-4)
+    whole = [Item(prompt, (*text, closing)) for text in texts]
+    for item, score in zip(whole, scorer.score(whole)[:, 0].tolist(), strict=True):
+        assert score == pytest.approx(alone(plain, item), abs=1e-4)
+
+
+def test_only_what_is_new_is_computed(packed: LoadedModel) -> None:
+    scorer = PackedScorer(packed, ROOMY)
+    seen: list[int] = []
+    packed.module.backbone.embed_tokens.register_forward_hook(lambda _, given, __: seen.append(given[0].numel()))
+    prompt = tuple(range(3, 53))
+    assert scorer.cost([Item(prompt, (9,) * 4), Item(prompt, (8,) * 5)]) == 59
+    scorer.score([Item(prompt)])
+    assert scorer.cost([Item(prompt, (9,) * 4)]) == 4
+    scorer.score([Item(prompt, (60 + i, 70, 2), kept=2) for i in range(8)])
+    scorer.score([Item(prompt, (60 + i, 70, 80, 81, 2)) for i in range(8)])
+    assert seen == [50, 24, 24]
+    assert scorer.reused == 50 + 50 + 8 * 2
+
+
+def test_memory_is_bounded_and_counted(packed: LoadedModel) -> None:
+    # 2 layers x keys and values x 2 heads x 8 numbers x 4 bytes = 256 bytes a token; states of a completion 128 more.
+    scorer = PackedScorer(packed, 256 * 100)
+    for start in range(20):
+        prompt = tuple(range(3 + start, 33 + start))
+        scorer.score([Item(prompt, (7, 8, 9, 2), kept=3), Item(prompt, (5, 2))])
+        assert scorer.cache.nbytes <= 256 * 100
+    assert len(scorer.cache) == 2
+    assert scorer.cache.nbytes == 2 * (30 * 256 + 3 * (256 + 128))
+    scorer.score([Item(prompt, (7, 8, 9, 10, 2))])
+    assert scorer.cache.nbytes == 2 * 30 * 256 + 3 * (256 + 128), "what a completion left behind goes when it ends"
+
+
+def test_a_prompt_larger_than_the_memory_is_scored_and_not_kept(plain: LoadedModel, packed: LoadedModel) -> None:
+    scorer = PackedScorer(packed, 256 * 10)
+    item = Item(tuple(range(3, 43)), (7, 8, 2), kept=2)
+    assert scorer.score([item])[0, 0].item() == pytest.approx(alone(plain, item), abs=1e-4)
+    assert (len(scorer.cache), scorer.cache.nbytes) == (0, 0)
+
+
+def test_ensembles_and_locales(plain: LoadedModel, packed: LoadedModel, checkpoint: Path) -> None:
+    def ensemble(loaded: LoadedModel) -> LoadedModel:
+        members = []
+        for number in range(2):
+            member = load_checkpoint(checkpoint, torch.float32).module
+            assert isinstance(member, RewardModel)
+            torch.manual_seed(number)
+            heads = torch.nn.Linear(32, 3)
+            member.head, member.locales, member.pooling = heads, ("de", "fr"), loaded.module.pooling
+            members.append(member)
+        how = Ensemble(members=["0", "1"], deviations=0.5, means=[0.1, -0.2], scales=[1.5, 0.7])
+        return replace(loaded, module=EnsembleModel(members, how).eval())
+
+    slow, fast = ensemble(plain), PackedScorer(ensemble(packed), ROOMY)
+    prompt = tuple(range(3, 20))
+    items = [Item(prompt, (30 + i, 40, 2), locale) for i, locale in enumerate(["de", None, "fr-CA", "it"])]
+    for _ in range(2):
+        found = fast.score(items)
+        for row, item in zip(found, items, strict=True):
+            ids = torch.tensor([item.prompt + item.completion])
+            spans = torch.tensor([[len(item.prompt), ids.shape[1] - 1]])
+            assert isinstance(slow.module, EnsembleModel)
+            with torch.no_grad():
+                each = [
+                    member(ids, spans=spans, locales=torch.tensor([member.locale_number(item.locale)]))  # type: ignore[operator]
+                    for member in slow.module.members
+                ]
+            standard = [(float(each[0]) - 0.1) / 1.5, (float(each[1]) + 0.2) / 0.7]
+            mean, deviation = sum(standard) / 2, abs(standard[0] - standard[1]) / 2
+            assert row.tolist() == pytest.approx([mean - 0.5 * deviation, deviation], abs=1e-4)
+
+
+TEXTS = [
+    "Your refund 🧾 is on its way 👩‍👩‍👧, within 5 days.",
+    "お客様のカードは停止されました。再発行には五日かかります。",
+    "def refund(amount):\n    return  -amount  # why?\n\n\n\tok",
+    "  two  spaces   and\u00a0more \n \n ends   ",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+async def test_a_text_that_grows_by_characters_ends_with_the_score_of_the_whole(
+    plain: LoadedModel, packed: LoadedModel, text: str
+) -> None:
+    engine = Engine(packed, ScorerSettings(), ScorerMetrics(CollectorRegistry()))
+    engine.batcher.start()
+    prompt = parse_messages([{"role": "user", "content": "Where is my refund? 🧾"}])
+    formatter = plain.formatter
+    try:
+        for cut in (*range(1, len(text), 3), len(text)):
+            part = Completion(content=text[:cut])
+            growing = cut < len(text)
+            found = await engine.score(prompt, [part], partial=growing)
+            item = Item(tuple(formatter.prompt_ids(prompt)), tuple(formatter.completion_ids(part)))
+            assert found.scores == pytest.approx([alone(plain, item)], abs=1e-4)
+            assert (found.probabilities == [None]) is growing or plain.calibration is None
+    finally:
+        await engine.batcher.stop()
+
+
+async def test_a_prompt_read_ahead_is_not_computed_again(packed: LoadedModel) -> None:
+    registry = CollectorRegistry()
+    engine = Engine(packed, ScorerSettings(), ScorerMetrics(registry))
+    prompt = parse_messages([{"role": "user", "content": "Where is my refund?"}])
+    engine.batcher.start()
+    try:
+        tokens = await engine.prefill(prompt)
+        result = await engine.score(prompt, [Completion(content="On its way."), Completion(content="No.")])
+        again = await engine.prefill(prompt)
+    finally:
+        await engine.batcher.stop()
+    assert tokens == again == result.prompt_tokens
+    assert registry.get_sample_value("winnow_scorer_prefix_tokens_total") == 0 + tokens
+    assert registry.get_sample_value("winnow_scorer_batch_tokens_sum") == tokens + result.completion_tokens
+    assert registry.get_sample_value("winnow_scorer_prefix_cache_bytes") == tokens * 256
+
+
+async def test_without_memory_every_text_is_whole(plain: LoadedModel, packed: LoadedModel) -> None:
+    engine = Engine(packed, ScorerSettings(prefix_cache_mb=0), ScorerMetrics(CollectorRegistry()))
+    prompt = parse_messages([{"role": "user", "content": "Where is my refund?"}])
+    reply = Completion(content="On its way.")
+    item = Item(tuple(plain.formatter.prompt_ids(prompt)), tuple(plain.formatter.completion_ids(reply)))
+    engine.batcher.start()
+    try:
+        assert await engine.prefill(prompt) == len(item.prompt)
+        assert (await engine.score(prompt, [reply])).scores == pytest.approx([alone(plain, item)], abs=1e-5)
+    finally:
+        await engine.batcher.stop()
+
+
+def classifier(folder: Path, base: Path, kind: str, **changes: Any) -> LoadedModel:
+    """A random sequence classifier with one label."""
+    import transformers as hf
+
+    torch.manual_seed(3)
+    tokenizer = hf.AutoTokenizer.from_pretrained(base)
+    shared = {"vocab_size": len(tokenizer), "num_labels": 1, "initializer_range": 0.2, "hidden_size": 32, **changes}
+    shared |= {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = hf.AutoConfig.for_model(kind, **shared)
+    hf.AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return load_sequence_classifier(str(folder), torch.float32)
+
+
+@pytest.mark.parametrize(("kind", "changes"), [("llama", {}), ("qwen3", {"head_dim": 16, "num_key_value_heads": 1})])
+def test_anybodys_causal_classifier(base: Path, tmp_path: Path, kind: str, changes: dict[str, Any]) -> None:
+    plain = classifier(tmp_path / "plain", base, kind, **changes)
+    packed = PackedScorer(classifier(tmp_path / "packed", base, kind, **changes), ROOMY)
+    chance = random.Random(5)
+    prompt = some(chance, 10, 20)
+    items = [Item(prompt, (*some(chance, 1, 20), 2)) for _ in range(6)]
+    expected = [plain.score([item.prompt + item.completion]).item() for item in items]
+    assert len(set(expected)) == 6
+    for _ in range(2):
+        assert packed.score(items)[:, 0].tolist() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"), [("bert", {}), ("mistral", {"sliding_window": 8, "num_key_value_heads": 2})]
+)
+def test_what_cannot_be_packed_is_scored_plainly(
+    base: Path, tmp_path: Path, kind: str, changes: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded = classifier(tmp_path / kind, base, kind, **changes)
+    ids = tuple(range(3, 30))
+    expected = loaded.score([ids]).item()
+    with pytest.raises(Unsupported):
+        PackedScorer(loaded, ROOMY)
+    engine = Engine(loaded, ScorerSettings(), ScorerMetrics(CollectorRegistry()))
+    assert "scored without a prefix cache" in caplog.text
+    assert engine._forward([Item(ids[:20], ids[20:])])[0] == pytest.approx(expected, abs=1e-5)
