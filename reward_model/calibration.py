@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reward_model.errors import CheckpointError
+from reward_model.stopping import ALL_SCORED, PartialScores
 
 FILE = "calibration.json"
 
@@ -25,7 +26,7 @@ class Selection(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     n: int = Field(gt=0)
-    stopping_rule: str = "all_scored"
+    stopping_rule: str = ALL_SCORED
     temperature: float | None = None
     policy: str | None = None
 
@@ -117,6 +118,10 @@ class Calibration(Curve):
     fitted_on: dict[str, Any]
     by_route: dict[str, Curve] = Field(default_factory=dict)
     risk_control: RiskControl | None = None
+    partial_scores: PartialScores | None = None
+    by_stopping_rule: dict[str, Calibration] = Field(
+        default_factory=dict, description="Calibrators fitted on the winners under another stopping rule."
+    )
 
     @model_validator(mode="after")
     def _promises_only_what_was_judged(self) -> Calibration:
@@ -125,10 +130,25 @@ class Calibration(Curve):
             raise ValueError(f"a calibrator of {self.event} says nothing of acceptable answers: no accept threshold")
         return self
 
+    @model_validator(mode="after")
+    def _each_rule_has_its_own(self) -> Calibration:
+        wrong = [rule for rule, own in self.by_stopping_rule.items() if own.selection.stopping_rule != rule]
+        if wrong or any(own.orm != self.orm for own in self.by_stopping_rule.values()):
+            raise ValueError(f"the calibrators by stopping rule are not of the rules that they stand under: {wrong}")
+        return self
+
+    def under(self, stopping_rule: str | None) -> Calibration:
+        """The calibrator for winners under a stopping rule: its own, or this one, which does not hold for it."""
+        return self.by_stopping_rule.get(stopping_rule or "", self)
+
     @property
     def id(self) -> str:
         """Names the calibrator in every answer that shows its probabilities."""
-        return f"{self.orm}/{self.method}"
+        return self._named(self.method)
+
+    def _named(self, *parts: str) -> str:
+        rule = self.selection.stopping_rule
+        return "/".join((self.orm, *parts, *(() if rule == ALL_SCORED else (rule,))))
 
     def probability(self, scores: ArrayLike, route: str | None = None) -> NDArray[np.float64]:
         """Probabilities of the event, of the shape of `scores`, by the route's own curve or else the shared one."""
@@ -143,7 +163,7 @@ class Calibration(Curve):
             **self.model_dump(mode="json", include={"event", "date"}),
             "selection": self.selection.model_dump(exclude_none=True),
         }
-        return shown if curve is self else shown | {"id": f"{self.orm}/{curve.method}/{route}", "route": route}
+        return shown if curve is self else shown | {"id": self._named(curve.method, str(route)), "route": route}
 
 
 # Which route an answer to a bucket's prompt takes, where their names differ.

@@ -21,6 +21,14 @@ class Candidate:
     finished_at: float | None = None
     score: float | None = None
     probability: float | None = None
+    # Stopped by the route's rule, or broken off by the policy: no more of it will come.
+    stopped: bool = False
+    broken: bool = False
+
+    @property
+    def running(self) -> bool:
+        """Whether more of it may come."""
+        return not (self.finished or self.stopped or self.broken)
 
     @property
     def finished(self) -> bool:
@@ -78,6 +86,8 @@ class Candidate:
             "finish_reason": self.finish_reason,
             "completion_tokens": self.completion_tokens,
         }
+        if self.stopped:
+            shown["stopped"] = True
         if with_content:
             shown["content"] = self.content
             if self.tool_calls:

@@ -41,7 +41,7 @@ class Metrics:
         )
         self.candidates = Counter(
             "winnow_candidates",
-            "Candidates requested, completed, scored.",
+            "Candidates requested, completed, scored, stopped.",
             ["route", "state"],
             registry=registry,
         )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from reward_model.stopping import PartialScores
 from service.candidates import Candidate
 from service.decision import Decision, decide
 from service.errors import DeadlineMissed, ScorerUnavailable
-from service.plan import STOPPING_RULE, Plan
+from service.plan import Plan
 from service.selection import ranked
 
-StopReason = Literal["all_scored", "deadline", "candidates_failed", "scorer_failed", "passthrough"]
+StopReason = Literal["all_scored", "expected_gain", "deadline", "candidates_failed", "scorer_failed", "passthrough"]
 Send = Literal["candidates", "hold_message", "fallback_message", "greedy"]
 
 
@@ -22,6 +23,7 @@ class Pool:
     candidates: list[Candidate]
     orm: str | None = None
     calibrator: dict[str, Any] | None = None
+    partial_scores: PartialScores | None = None
     timed_out: bool = False
     scorer_error: ScorerUnavailable | None = None
 
@@ -38,8 +40,9 @@ class Pool:
     @property
     def stop_reason(self) -> StopReason:
         """Why no more was sampled or scored."""
-        if len(self.scored) == len(self.candidates):
-            return "all_scored"
+        stopped = sum(candidate.stopped for candidate in self.candidates)
+        if len(self.scored) + stopped == len(self.candidates):
+            return "expected_gain" if stopped else "all_scored"
         if self.timed_out:
             return "deadline"
         return "scorer_failed" if self.scorer_error else "candidates_failed"
@@ -82,15 +85,17 @@ def conclude(plan: Plan, pool: Pool) -> Outcome:
 def _by_score(plan: Plan, pool: Pool) -> Outcome:
     order = ranked(pool.candidates, length_cut_loses=plan.settings.length_cut_loses)
     stop = pool.stop_reason
+    # As the plan would have it: nothing failed and nothing was late.
+    whole = stop in ("all_scored", "expected_gain")
     verdict = decide(
         order[0].probability,
         pool.calibrator,
         accept_threshold=plan.accept_threshold,
         review_threshold=min(plan.settings.review_threshold, plan.accept_threshold),
-        n=len(pool.scored),
-        stopping_rule=STOPPING_RULE if stop == "all_scored" else stop,
+        n=len(pool.candidates),
+        stopping_rule=plan.stopping_rule if whole else stop,
     )
-    degraded = verdict.degraded if stop == "all_scored" else stop
+    degraded = verdict.degraded if whole else stop
     if verdict.decision == "accept":
         return Outcome("accept", "candidates", stop, order, degraded)
     if verdict.decision == "review":

@@ -6,18 +6,21 @@ route -> sample(n) -> score as they finish -> select -> decide -> respond -> rec
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from reward_model.stopping import hopeless
 from routing.router import RouteDecision
 from service.admission import Admission
 from service.auth import Identity
 from service.candidates import Candidate
 from service.deadlines import Deadline
 from service.errors import ApiError, DeadlineMissed, PolicyUnavailable, ScorerUnavailable
+from service.marks import Marks
 from service.metrics import Metrics
 from service.outcome import Outcome, Pool, conclude
 from service.plan import Plan, make_plan
@@ -27,6 +30,8 @@ from service.responses import RecentResponses
 from service.schemas import ChatRequest
 from service.scorer_client import Scorer, ScoreReply
 from service.settings import Settings
+
+log = logging.getLogger("winnow.gateway")
 
 
 class Router(Protocol):
@@ -115,10 +120,15 @@ class Pipeline:
 
     async def _sample_and_score(self, work: Work) -> Pool:
         """n streams at once, each scored when it ends, until all are done or the deadline is there."""
-        plan, pool = work.plan, Pool([Candidate(index) for index in range(work.plan.n)])
+        pool = Pool([Candidate(index) for index in range(work.plan.n)])
         pinned = asyncio.create_task(self._pin(work, pool))
         scores: dict[tuple[str, str], asyncio.Task[ScoreReply]] = {}
-        tasks = [asyncio.create_task(self._run_candidate(work, pool, c, pinned, scores)) for c in pool.candidates]
+        marks = Marks(pool.candidates)
+        tasks = [
+            asyncio.create_task(self._run_candidate(work, pool, c, marks, pinned, scores)) for c in pool.candidates
+        ]
+        stopper = asyncio.create_task(self._stop_hopeless(work, pool, marks, pinned, tasks))
+        stopper.add_done_callback(_log_failure)
         waiting, failed = set(tasks), list[BaseException]()
         began = time.perf_counter()
         try:
@@ -127,14 +137,14 @@ class Pipeline:
                 done, waiting = await asyncio.wait(
                     waiting, timeout=work.deadline.remaining(), return_when=asyncio.FIRST_EXCEPTION
                 )
-                failed += [error for task in done if (error := task.exception()) is not None]
+                failed += [e for task in done if not task.cancelled() and (e := task.exception()) is not None]
                 if fatal := next((e for e in failed if not isinstance(e, PolicyUnavailable)), None):
                     raise fatal
                 pool.timed_out = bool(waiting) and work.deadline.passed
-            if len(failed) == plan.n:
+            if failed and not waiting and not pool.completed:
                 raise failed[0]
         finally:
-            await _cancel([*tasks, *scores.values(), pinned])
+            await _cancel([stopper, *tasks, *scores.values(), pinned])
             self._observe_sampling(work, pool, began)
         return pool
 
@@ -143,10 +153,11 @@ class Pipeline:
         work: Work,
         pool: Pool,
         candidate: Candidate,
+        marks: Marks,
         pinned: asyncio.Task[str | None],
         scores: dict[tuple[str, str], asyncio.Task[ScoreReply]],
     ) -> None:
-        await self._sample(work, candidate, work.plan.body(candidate.index))
+        await self._sample(work, candidate, work.plan.body(candidate.index), marks)
         orm = await asyncio.shield(pinned)
         if orm is None:
             return
@@ -161,10 +172,38 @@ class Pipeline:
         pool.calibrator = reply.calibrator
         candidate.score, candidate.probability = reply.results[0].score, reply.results[0].probability
 
+    async def _stop_hopeless(
+        self,
+        work: Work,
+        pool: Pool,
+        marks: Marks,
+        pinned: asyncio.Task[str | None],
+        tasks: list[asyncio.Task[None]],
+    ) -> None:
+        """At each mark score what there is of the candidates, and stop those that are not worth going on with."""
+        rule, orm = work.plan.stopping, await asyncio.shield(pinned)
+        if rule is None or orm is None or pool.partial_scores is None:
+            return
+        for tokens in rule.marks:
+            running = [c for c in await marks.reached(tokens) if c.content and not c.tool_calls]
+            if not running:
+                continue
+            try:
+                reply = await self._ask_scorer(work, running, orm, partial=True)
+            except ScorerUnavailable:
+                # Only tokens are lost; whether the scorer works is for the scoring of whole completions to tell.
+                return
+            partial = {result.index: result.score for result in reply.results}
+            ended = {c.index: c.score for c in pool.candidates if c.score is not None}
+            for index in hopeless(pool.partial_scores, rule.cost, tokens, partial, ended):
+                if pool.candidates[index].running:
+                    pool.candidates[index].stopped = True
+                    tasks[index].cancel()
+
     async def _pin(self, work: Work, pool: Pool) -> str | None:
         """Resolve the reward model once for the request and let it see the prompt while the policy samples."""
         try:
-            pool.orm = await self.scorer.resolve(work.plan.settings.orm)
+            pool.orm, pool.partial_scores = await self.scorer.resolve(work.plan.settings.orm)
         except ScorerUnavailable as error:
             self.metrics.upstream_errors.labels("scorer").inc()
             pool.scorer_error = error
@@ -176,24 +215,42 @@ class Pipeline:
             self.metrics.upstream_errors.labels("scorer").inc()
         return pool.orm
 
-    async def _sample(self, work: Work, candidate: Candidate, body: dict[str, Any]) -> None:
+    async def _sample(self, work: Work, candidate: Candidate, body: dict[str, Any], marks: Marks | None = None) -> None:
         policy = self.policies[work.plan.settings.policy]
         try:
             async with aclosing(policy.sample(body)) as chunks:
                 async for chunk in chunks:
                     candidate.feed(chunk, time.perf_counter())
+                    if marks is not None:
+                        marks.advanced()
         except PolicyUnavailable:
             self.metrics.upstream_errors.labels("policy").inc()
+            candidate.broken = True
             raise
+        finally:
+            if marks is not None:
+                marks.advanced()
 
     async def _score(self, work: Work, candidate: Candidate, orm: str) -> ScoreReply:
-        plan = work.plan
+        with self.metrics.timed("scoring", {}):
+            return await self._ask_scorer(work, [candidate], orm)
+
+    async def _ask_scorer(
+        self, work: Work, candidates: list[Candidate], orm: str, *, partial: bool = False
+    ) -> ScoreReply:
+        plan, left = work.plan, work.deadline.remaining_ms()
+        completions = [candidate.completion() for candidate in candidates]
         try:
-            with self.metrics.timed("scoring", {}):
-                left = work.deadline.remaining_ms()
-                return await self.scorer.score(
-                    plan.messages, [candidate.completion()], orm, plan.route, left, plan.locale
-                )
+            return await self.scorer.score(
+                plan.messages,
+                completions,
+                orm,
+                plan.route,
+                left,
+                plan.locale,
+                stopping_rule=plan.stopping_rule,
+                partial=partial,
+            )
         except ScorerUnavailable:
             self.metrics.upstream_errors.labels("scorer").inc()
             raise
@@ -259,6 +316,7 @@ class Pipeline:
             ("requested", pool.candidates),
             ("completed", pool.completed),
             ("scored", pool.scored),
+            ("stopped", [candidate for candidate in pool.candidates if candidate.stopped]),
         ):
             metrics.candidates.labels(route, state).inc(len(members))
         for candidate in pool.scored:
@@ -278,6 +336,12 @@ class Pipeline:
     def _at_work(self) -> Any:
         with self.admission.permit(), self.metrics.inflight.track_inprogress():
             yield
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    """A defect in what only saves tokens must not fail the request, and must be heard."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("stopping candidates failed", exc_info=error)
 
 
 async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:

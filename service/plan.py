@@ -7,14 +7,13 @@ import secrets
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from reward_model.stopping import ALL_SCORED, ExpectedGain
 from service.auth import Identity
 from service.errors import InvalidRequest
 from service.schemas import ChatRequest
 from service.settings import RouteName, RouteSettings
 
 Strategy = Literal["best_of_n", "greedy"]
-# The only stopping rule so far: every candidate is sampled to its end and scored.
-STOPPING_RULE = "all_scored"
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,12 @@ class Plan:
     options: dict[str, Any]
     cache_salt: str
     locale: str | None = None
+    stopping: ExpectedGain | None = None
+
+    @property
+    def stopping_rule(self) -> str:
+        """What a calibrator must have been fitted under."""
+        return self.stopping.name if self.stopping else ALL_SCORED
 
     def body(self, index: int, *, greedy: bool = False) -> dict[str, Any]:
         """The policy's request for candidate `index`: its own seed, the tenant's cache salt."""
@@ -91,7 +96,15 @@ def make_plan(
         options=request.sampling_options(),
         cache_salt=identity.cache_salt,
         locale=wish.locale,
+        stopping=_stopping(request, settings, n),
     )
+
+
+def _stopping(request: ChatRequest, settings: RouteSettings, n: int) -> ExpectedGain | None:
+    """The route's rule; where several choices are to be returned, the lesser ones are wanted too."""
+    if settings.stop_cost is None or n == 1 or request.n > 1:
+        return None
+    return ExpectedGain(cost=settings.stop_cost, marks=tuple(settings.stop_marks))
 
 
 def _temperature(request: ChatRequest, settings: RouteSettings, strategy: str) -> float:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import aiohttp
 import orjson
 
+from reward_model.stopping import PartialScores
 from service.errors import ScorerUnavailable
 
 _CONNECT_SECONDS = 2.0
@@ -33,10 +34,17 @@ class ScoreReply(NamedTuple):
     results: list[Scored]
 
 
+class Model(NamedTuple):
+    """A reward model that is served: its version, and what is known of its partial scores, if anything."""
+
+    id: str
+    partial_scores: PartialScores | None = None
+
+
 class Scorer(Protocol):
     """The seam to what scores."""
 
-    async def resolve(self, orm: str) -> str:
+    async def resolve(self, orm: str) -> Model:
         """The version an alias stands for now, to be pinned for the whole request."""
 
     async def prefill(self, prompt: list[dict[str, Any]], orm: str) -> None:
@@ -50,8 +58,11 @@ class Scorer(Protocol):
         route: str,
         deadline_ms: int,
         locale: str | None = None,
+        *,
+        stopping_rule: str | None = None,
+        partial: bool = False,
     ) -> ScoreReply:
-        """Score completions of one prompt."""
+        """Score completions of one prompt; `partial` ones still grow and get no probability."""
 
     async def healthy(self) -> bool:
         """Whether it answers."""
@@ -66,16 +77,18 @@ class HttpScorer:
         self._headers = {"Content-Type": "application/json"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
-        self._models: dict[str, str] = {}
+        self._models: dict[str, Model] = {}
         self._models_at = float("-inf")
 
-    async def resolve(self, orm: str) -> str:
+    async def resolve(self, orm: str) -> Model:
         """From the scorer's list of models, asked for at most every few seconds."""
         if time.monotonic() - self._models_at > _MODELS_SECONDS or orm not in self._models:
             listed = await self._call("GET", "/v1/models", None, _MODELS_SECONDS)
             self._models = {}
             for model in listed["data"]:
-                self._models |= dict.fromkeys((model["id"], *model.get("aliases", [])), model["id"])
+                partial = model.get("partial_scores")
+                served = Model(model["id"], PartialScores.model_validate(partial) if partial else None)
+                self._models |= dict.fromkeys((served.id, *model.get("aliases", [])), served)
             self._models_at = time.monotonic()
         if orm not in self._models:
             raise ScorerUnavailable(f"the scorer serves no model {orm!r}; it has {', '.join(sorted(self._models))}")
@@ -93,6 +106,9 @@ class HttpScorer:
         route: str,
         deadline_ms: int,
         locale: str | None = None,
+        *,
+        stopping_rule: str | None = None,
+        partial: bool = False,
     ) -> ScoreReply:
         """POST /v1/score."""
         body = {
@@ -102,6 +118,8 @@ class HttpScorer:
             "route": route,
             "deadline_ms": max(1, deadline_ms),
             "locale": locale,
+            "stopping_rule": stopping_rule,
+            "partial": partial,
         }
         reply = await self._call("POST", "/v1/score", body, max(1, deadline_ms) / 1000)
         results = [Scored(r["index"], r["score"], r.get("probability")) for r in reply["results"]]

@@ -13,6 +13,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from reward_model.stopping import ExpectedGain
 from routing.rules import RouterSettings
 from service.errors import SetupError
 
@@ -45,6 +46,13 @@ class RouteSettings(BaseModel):
     max_n: int = Field(16, ge=1, le=64, description="Most candidates that a request may ask for.")
     temperature: float = Field(0.8, ge=0, le=2, description="Sampling temperature of candidates.")
     max_tokens: int = Field(160, ge=1, description="Completion tokens where the request names no limit.")
+    stop_cost: float | None = Field(
+        None,
+        gt=0,
+        description="Stop a candidate that is expected to raise the winner's score by less than so many standard "
+        "deviations of winners' scores; where not set, all are sampled to their end.",
+    )
+    stop_marks: list[int] = Field([32, 64, 96], description="Completion tokens at which that is judged.")
     accept_threshold: float = Field(0.6, ge=0, le=1, description="Probability from which an answer is accepted.")
     review_threshold: float = Field(0.3, ge=0, le=1, description="Probability from which a person is asked.")
     budget_ms: int = Field(30_000, ge=100, description="Time to answer in, from the request's arrival.")
@@ -67,6 +75,8 @@ class RouteSettings(BaseModel):
             raise ValueError(f"budget_ms={self.budget_ms} is above max_budget_ms={self.max_budget_ms}")
         if self.review_threshold > self.accept_threshold:
             raise ValueError("review_threshold is above accept_threshold")
+        if self.stop_cost is not None:
+            ExpectedGain(cost=self.stop_cost, marks=tuple(self.stop_marks))
         return self
 
 

@@ -68,10 +68,10 @@ class Scorer:
             raise UnknownModel(f"{orm} is not served here; this scorer serves {self.engine.model.id}")
         return self.engine
 
-    def calibrator(self, route: str | None = None) -> dict[str, Any] | None:
-        """What every probability says of itself; a route may have a curve of its own."""
+    def calibrator(self, route: str | None = None, stopping_rule: str | None = None) -> dict[str, Any] | None:
+        """What every probability says of itself; a route and a stopping rule may have a curve of their own."""
         calibration = self.engine.model.calibration
-        return calibration.public(route) if calibration else None
+        return calibration.under(stopping_rule).public(route) if calibration else None
 
 
 def create_app(model: LoadedModel, settings: ScorerSettings, registry: CollectorRegistry | None = None) -> FastAPI:
@@ -111,7 +111,16 @@ async def score(request: Request) -> Response:
     engine, candidates = scorer.pick(asked.orm), asked.candidates()
     deadline = math.inf if asked.deadline_ms is None else time.monotonic() + asked.deadline_ms / 1000
     result = await _while_connected(
-        request, engine.score(asked.prompt, [*candidates], deadline, asked.locale, asked.route, partial=asked.partial)
+        request,
+        engine.score(
+            asked.prompt,
+            [*candidates],
+            deadline,
+            asked.locale,
+            asked.route,
+            partial=asked.partial,
+            stopping_rule=asked.stopping_rule,
+        ),
     )
     results = [
         {"index": candidate.index, "score": value, "probability": probability, "disagreement": disagreement}
@@ -124,7 +133,12 @@ async def score(request: Request) -> Response:
         "completion_tokens": result.completion_tokens,
         "truncated_tokens": result.truncated_tokens,
     }
-    body = {"orm": engine.model.id, "calibrator": scorer.calibrator(asked.route), "results": results, "usage": usage}
+    body = {
+        "orm": engine.model.id,
+        "calibrator": scorer.calibrator(asked.route, asked.stopping_rule),
+        "results": results,
+        "usage": usage,
+    }
     return _answer(scorer, body)
 
 
@@ -158,6 +172,9 @@ async def list_models(request: Request) -> Response:
         "aliases": sorted(scorer.names - {model.id}),
         "state": "ready" if scorer.engine.batcher.alive else "failed",
         "calibrator": scorer.calibrator(),
+        "partial_scores": model.calibration.partial_scores.model_dump()
+        if model.calibration and model.calibration.partial_scores
+        else None,
     }
     return _json({"object": "list", "data": [entry]})
 

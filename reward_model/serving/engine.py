@@ -89,10 +89,11 @@ class Engine:
         route: str | None = None,
         *,
         partial: bool = False,
+        stopping_rule: str | None = None,
     ) -> Result:
         """Score completions of one prompt; identical ones are computed once.
 
-        `locale` picks the head, `route` the calibrator, where the checkpoint has one of its own for them. `partial`
+        `locale` picks the head, `route` and `stopping_rule` the calibrator, where there is one of its own. `partial`
         ones are scored as if they ended here, uncalibrated, and what they will be continued from is kept.
         """
         with self.batcher.permit(len(completions)):
@@ -103,9 +104,11 @@ class Engine:
             scores = await self._score_each(items, deadline)
         spent = sum(map(len, kept))
         cut += sum(map(len, full)) - spent
-        result = self._result(scores, route, len(prompt_ids), spent, cut)
-        # A calibrator is fitted on whole replies: of a part of one it knows nothing.
-        return replace(result, probabilities=[None] * len(scores)) if partial else result
+        result = self._result(scores, len(prompt_ids), spent, cut)
+        if partial:
+            # A calibrator is fitted on whole replies: of a part of one it knows nothing.
+            return result
+        return replace(result, probabilities=self.probabilities(result.scores, route, stopping_rule))
 
     def _item(self, prompt: list[int], completion: list[int], locale: str | None, *, partial: bool) -> Item:
         kept = len(completion) - len(self.model.formatter.closing) if partial else 0
@@ -117,17 +120,19 @@ class Engine:
             cut = await asyncio.to_thread(lambda: [self._text_ids(text) for text in texts])
             scores = await self._score_each([self._split(ids) for ids, _ in cut], math.inf)
         spent, lost = sum(len(ids) for ids, _ in cut), sum(lost for _, lost in cut)
-        return self._result(scores, None, spent, 0, lost)
+        return self._result(scores, spent, 0, lost)
 
-    def _result(self, scores: list[Score], route: str | None, prompt: int, spent: int, cut: int) -> Result:
+    def _result(self, scores: list[Score], prompt: int, spent: int, cut: int) -> Result:
         plain, disagreements = [float(score) for score in scores], [score.disagreement for score in scores]
-        return Result(plain, disagreements, self.probabilities(plain, route), prompt, spent, cut)
+        return Result(plain, disagreements, [None] * len(plain), prompt, spent, cut)
 
-    def probabilities(self, scores: Sequence[float], route: str | None = None) -> list[float | None]:
+    def probabilities(
+        self, scores: Sequence[float], route: str | None = None, stopping_rule: str | None = None
+    ) -> list[float | None]:
         """Calibrated probabilities, or None for each without a calibrator."""
         if self.model.calibration is None:
             return [None] * len(scores)
-        return [float(p) for p in self.model.calibration.probability(list(scores), route)]
+        return [float(p) for p in self.model.calibration.under(stopping_rule).probability(list(scores), route)]
 
     def _split(self, ids: list[int]) -> Item:
         """A whole sequence as prompt and reply; the reply is never empty."""

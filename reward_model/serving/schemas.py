@@ -25,6 +25,9 @@ class ScoreRequest(BaseModel):
     orm: str | None = None
     route: str | None = Field(None, description="Picks the calibrator, where the checkpoint has one for this route.")
     locale: str | None = Field(None, description="Picks the head, where the checkpoint has one for this locale.")
+    stopping_rule: str | None = Field(
+        None, description="Picks the calibrator, where the checkpoint has one for winners under this rule."
+    )
     deadline_ms: int | None = Field(None, gt=0)
     partial: bool = Field(False, description="The completions still grow: scored as if they ended here, uncalibrated.")
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from reward_model.calibration import Calibration, Curve
 from reward_model.errors import BadInput
+from reward_model.stopping import ALL_SCORED
 from reward_model.training.cross_validation import (
     FOLDS,
     figures,
@@ -68,14 +69,23 @@ class How:
         return "isotonic" if labels >= ISOTONIC_LABELS else "platt"
 
 
-def calibrate(orm: str, replies: Sequence[LabelledReply], scores: Floats, how: How = How()) -> Calibration:
+def calibrate(
+    orm: str,
+    replies: Sequence[LabelledReply],
+    scores: Floats,
+    how: How = How(),
+    stopping_rule: str = ALL_SCORED,
+    stopped: Mask | None = None,
+) -> Calibration:
     """Fit and measure a calibrator for the checkpoint `orm` on labelled replies and their scores by it.
+
+    Under another `stopping_rule`, `stopped` are the replies that it does not let end.
 
     Raises BadInput for too few labels, labels of one kind only, replies sampled under different policies, or
     a fit in which a higher score means a less acceptable reply.
     """
-    selection = shared_selection(replies)
-    data = labelled(replies, scores)
+    selection = shared_selection(replies).model_copy(update={"stopping_rule": stopping_rule})
+    data = labelled(replies, scores, stopped)
     _check(data)
     compared = {name: _compared(data, name, how) for name in ("candidates", "winners")}
     kept: Population = "winners" if _winners_are_better(compared) else "candidates"

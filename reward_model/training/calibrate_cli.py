@@ -34,11 +34,21 @@ def calibrate(
         int,
         typer.Option(help="Try only thresholds that accept so many labelled winners; set it before you see a result."),
     ] = 0,
+    stop_cost: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0.001, help="Fit one more calibrator, for routes that stop candidates at this cost; repeatable."
+        ),
+    ] = None,
+    stop_marks: Annotated[
+        str, typer.Option(help="Tokens at which those routes judge partial completions.")
+    ] = "32,64,96",
     html: Annotated[Path | None, typer.Option(help="Write a report with plots there.")] = None,
 ) -> None:
     """Fit the probability that a reviewer would send a reply, on the replies of the calibration split.
 
-    Scores come from the scorer over HTTP, as in serving. Replies that name no split count as calibration ones; those
+    Scores come from the scorer over HTTP, as in serving. How well scores of partial completions tell the final ones is
+    measured on the way. Replies that name no split count as calibration ones; those
     of the train and test splits are left out.
     """
     from reward_model.training.data import LabelledReply, read_rows
@@ -48,24 +58,58 @@ def calibrate(
         if not replies:
             raise BadInput(f"{labels} has no replies of the calibration split")
         from reward_model.calibration import save_calibration
+        from reward_model.checkpoint import base_folder, load_formatter
         from reward_model.manifest import read_manifest
+        from reward_model.stopping import ExpectedGain
         from reward_model.training import calibrate as calibration
         from reward_model.training.calibration_report import calibration_report
         from reward_model.training.labelled import labelled, shared_selection
+        from reward_model.training.partial_scores import (
+            MARKS,
+            MIN_PROMPTS,
+            measure_partial,
+            score_partial,
+            stopped_by,
+            trade_off,
+        )
         from reward_model.training.scoring import API_KEY_VARIABLE, own_scorer, scored_by
 
         # What can be refused is refused before a scorer is started in vain.
         how = calibration.How(method, by_route, alpha, delta, least_accepted)
         shared_selection(replies)
-        orm = read_manifest(checkpoint).id
+        rules = [ExpectedGain(cost=cost, marks=_marks(stop_marks)) for cost in stop_cost or ()]
+        manifest = read_manifest(checkpoint)
+        orm = manifest.id
+        marks = sorted({*MARKS, *(mark for rule in rules for mark in rule.marks)})
         key = os.environ.get(API_KEY_VARIABLE) if url else None
         with nullcontext(url) if url else own_scorer(checkpoint) as address:
             scores = scored_by(str(address), orm, key)(replies)
-        fitted = calibration.calibrate(orm, replies, scores, how)
+            formatter = load_formatter(base_folder(manifest.base), manifest.formatting)
+            partial = score_partial(replies, formatter, scored_by(str(address), orm, key, partial=True), marks)
+        known = measure_partial(replies, scores, partial)
+        if known is None and rules:
+            raise BadInput(f"a stopping rule needs {MIN_PROMPTS} prompts whose candidates were all judged")
+        by_rule = {}
+        for rule in rules:
+            assert known is not None
+            stopped = stopped_by(rule, known, replies, scores, partial)
+            own = calibration.calibrate(orm, replies, scores, how, rule.name, stopped > 0)
+            own.fitted_on["trade_off"] = trade_off(replies, scores, stopped)
+            by_rule[rule.name] = own
+        plain = calibration.calibrate(orm, replies, scores, how)
+        fitted = plain.model_copy(update={"partial_scores": known, "by_stopping_rule": by_rule})
         save_calibration(checkpoint, fitted)
         if html is not None:
             calibration_report(fitted, labelled(replies, scores)).write(html)
     print(fitted.model_dump_json())
+
+
+def _marks(text: str) -> tuple[int, ...]:
+    """Token counts out of "32,64"."""
+    parts = text.split(",")
+    if not all(part.strip().isdigit() for part in parts):
+        raise BadInput(f"--stop-marks {text!r} is not a list of token counts such as 32,64,96")
+    return tuple(sorted({int(part) for part in parts}))
 
 
 @simulate_app.command()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from reward_model.calibration import Selection, route_of
 from reward_model.errors import BadInput
+from reward_model.stopping import ALL_SCORED
 from reward_model.training.data import LabelledReply
 
 Floats = NDArray[np.float64]
@@ -43,36 +44,51 @@ class Labelled:
         return sorted(set(self.routes.tolist()))
 
 
-def labelled(replies: Sequence[LabelledReply], scores: Floats) -> Labelled:
-    """The replies as arrays, each prompt's winner found."""
+def labelled(replies: Sequence[LabelledReply], scores: Floats, stopped: Mask | None = None) -> Labelled:
+    """The replies as arrays, each prompt's winner found; `stopped` are those that a stopping rule did not let end."""
     names = {name: number for number, name in enumerate(sorted({reply.group for reply in replies}))}
     return Labelled(
         scores=scores,
         labels=np.array([reply.acceptable for reply in replies], dtype=np.float64),
         groups=np.array([names[reply.group] for reply in replies]),
-        winner=winners(scores, replies),
+        winner=winners(scores, replies, stopped),
         routes=np.array([route_of(reply.bucket) for reply in replies]),
     )
 
 
-def winners(scores: Floats, replies: Sequence[LabelledReply]) -> Mask:
+def winners(scores: Floats, replies: Sequence[LabelledReply], stopped: Mask | None = None) -> Mask:
     """Each prompt's reply that serving would select, where the labels tell which it is.
 
     Where all n candidates were judged: a reply that was cut off loses to one that ended; then the highest score, ties
     within 1e-6 to the fewer tokens. Where only some were: the one whose rank says that it had won, and one judged
-    alone without a rank; the best of a few is not the best of n.
+    alone without a rank; the best of a few is not the best of n. Where a stopping rule has `stopped` candidates, the
+    others are selected from, and only prompts whose candidates were all judged have a winner.
     """
-    by_prompt: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for index, reply in enumerate(replies):
-        by_prompt[reply.prompt_key()].append(index)
     chosen = np.zeros(len(replies), dtype=bool)
-    for members in by_prompt.values():
-        selection = replies[members[0]].selection
-        complete = selection is None or len(members) >= selection.n
-        best = _selected(scores, replies, members) if complete else _recorded(replies, members)
+    for members in by_prompt(replies):
+        complete = all_judged([replies[i] for i in members])
+        best: int | None
+        if complete:
+            best = _selected(scores, replies, [i for i in members if stopped is None or not stopped[i]])
+        else:
+            best = _recorded(replies, members) if stopped is None else None
         if best is not None:
             chosen[best] = True
     return chosen
+
+
+def by_prompt(replies: Sequence[LabelledReply]) -> list[list[int]]:
+    """Places of the replies of each prompt."""
+    places: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for index, reply in enumerate(replies):
+        places[reply.prompt_key()].append(index)
+    return list(places.values())
+
+
+def all_judged(members: Sequence[LabelledReply]) -> bool:
+    """Whether these replies to one prompt are all the candidates that were sampled."""
+    selection = members[0].selection
+    return selection is None or len(members) >= selection.n
 
 
 def _selected(scores: Floats, replies: Sequence[LabelledReply], members: list[int]) -> int:
@@ -97,4 +113,4 @@ def shared_selection(replies: Sequence[LabelledReply]) -> Selection:
             f"probability holds under one policy only; found {sorted(map(str, seen))}"
         )
     n, temperature, policy = next(key for key in seen if key)
-    return Selection(n=n, stopping_rule="all_scored", temperature=temperature, policy=policy)
+    return Selection(n=n, stopping_rule=ALL_SCORED, temperature=temperature, policy=policy)

@@ -42,8 +42,11 @@ _BOUND_SCORER = [
 ]
 
 
-def scored_by(url: str, orm: str, api_key: str | None = None) -> Score:
-    """A scorer at `url`, pinned to the checkpoint `orm`; RewardModelError when it answers anything but scores of it."""
+def scored_by(url: str, orm: str, api_key: str | None = None, *, partial: bool = False) -> Score:
+    """A scorer at `url`, pinned to the checkpoint `orm`; RewardModelError when it answers anything but scores of it.
+
+    `partial`: the completions are parts of longer ones.
+    """
 
     def score(replies: Sequence[LabelledReply]) -> Floats:
         prompts: dict[tuple[str, ...], list[int]] = defaultdict(list)
@@ -55,7 +58,9 @@ def scored_by(url: str, orm: str, api_key: str | None = None) -> Score:
             httpx.Client(base_url=url, timeout=300, headers=headers) as client,
             ThreadPoolExecutor(_AT_A_TIME) as pool,
         ):
-            asked = pool.map(lambda members: _ask(client, orm, [replies[i] for i in members]), prompts.values())
+            asked = pool.map(
+                lambda members: _ask(client, orm, [replies[i] for i in members], partial=partial), prompts.values()
+            )
             for members, found in zip(prompts.values(), asked, strict=True):
                 scores[members] = found
         return scores
@@ -63,7 +68,7 @@ def scored_by(url: str, orm: str, api_key: str | None = None) -> Score:
     return score
 
 
-def _ask(client: httpx.Client, orm: str, replies: Sequence[LabelledReply]) -> list[float]:
+def _ask(client: httpx.Client, orm: str, replies: Sequence[LabelledReply], *, partial: bool) -> list[float]:
     first = replies[0]
     completions = [as_completion(reply.completion).model_dump(exclude_none=True) for reply in replies]
     body = {
@@ -71,6 +76,7 @@ def _ask(client: httpx.Client, orm: str, replies: Sequence[LabelledReply]) -> li
         "completions": completions,
         "orm": orm,
         "locale": first.locale,
+        "partial": partial,
     }
     answer = _post(client, body)
     if answer.status_code != 200:

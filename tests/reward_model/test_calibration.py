@@ -115,6 +115,29 @@ def test_a_route_s_own_curve_is_used_and_named() -> None:
     }
 
 
+RULE = "expected_gain(cost=0.05, marks=32)"
+
+
+def test_a_stopping_rule_has_a_calibrator_of_its_own() -> None:
+    own = of_routes(selection=Selection(n=8, stopping_rule=RULE), slope=0.5)
+    fitted = calibration(by_stopping_rule={RULE: own})
+    assert fitted.under(RULE).probability([1.0]).tolist() == own.probability([1.0]).tolist()
+    assert fitted.under(RULE).public()["selection"] == {"n": 8, "stopping_rule": RULE}
+    assert fitted.under(RULE).public()["id"] == f"tiny@1/platt/{RULE}"
+    assert fitted.under(RULE).public("billing")["id"] == f"tiny@1/platt/billing/{RULE}"
+    for other in (None, "all_scored", "expected_gain(cost=1, marks=32)"):
+        assert fitted.under(other) is fitted
+    assert fitted.public()["id"] == "tiny@1/platt"
+    assert Calibration.model_validate_json(fitted.model_dump_json()) == fitted
+
+
+@pytest.mark.parametrize("wrong", [{"selection": Selection(n=8)}, {"orm": "other@1"}])
+def test_a_calibrator_under_a_rule_that_is_not_its_own_is_refused(wrong: dict[str, Any]) -> None:
+    own = calibration(**{"selection": Selection(n=8, stopping_rule=RULE), **wrong})
+    with pytest.raises(ValueError, match="are not of the rules"):
+        calibration(by_stopping_rule={RULE: own})
+
+
 def test_refunds_are_billing() -> None:
     assert [route_of(bucket) for bucket in ("billing", "refund", "fraud", "other")] == [
         "billing",

@@ -20,11 +20,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from reward_model.stopping import PartialScores
 from routing.router import RouteDecision
 from service.app import create_app
 from service.auth import add_key
 from service.errors import ScorerUnavailable
-from service.scorer_client import Scored, ScoreReply
+from service.scorer_client import Model, Scored, ScoreReply
 from service.settings import Settings, load_settings
 
 ACCEPTABLE = {
@@ -112,12 +113,14 @@ class FakeScorer:
         self.pause = 0.0
         self.down = False
         self.calls: list[dict[str, Any]] = []
+        self.partial_calls: list[dict[str, Any]] = []
+        self.partial_scores: PartialScores | None = None
         self.prefilled: list[str] = []
 
-    async def resolve(self, orm: str) -> str:
+    async def resolve(self, orm: str) -> Model:
         if self.down:
             raise ScorerUnavailable("the scorer could not be reached")
-        return "fake@1"
+        return Model("fake@1", self.partial_scores)
 
     async def prefill(self, prompt: list[dict[str, Any]], orm: str) -> None:
         self.prefilled.append(orm)
@@ -130,8 +133,12 @@ class FakeScorer:
         route: str,
         deadline_ms: int,
         locale: str | None = None,
+        *,
+        stopping_rule: str | None = None,
+        partial: bool = False,
     ) -> ScoreReply:
-        self.calls.append({"completions": completions, "orm": orm, "route": route, "locale": locale})
+        call = {"completions": completions, "orm": orm, "route": route, "locale": locale}
+        (self.partial_calls if partial else self.calls).append(call | {"stopping_rule": stopping_rule})
         await asyncio.sleep(self.pause)
         if self.down:
             raise ScorerUnavailable("the scorer could not be reached")

@@ -17,6 +17,15 @@ from reward_model.training.evaluate_cli import evaluate_app
 Write = Callable[[str, list[dict[str, Any]]], Path]
 ROW = {"id": "a", "prompt": [{"role": "user", "content": "x"}], "chosen": "cc", "rejected": "r", "group": "g"}
 
+LABEL: dict[str, Any] = {
+    "id": "l",
+    "prompt": [{"role": "user", "content": "q"}],
+    "completion": "a",
+    "acceptable": True,
+    "group": "g",
+    "selection": {"n": 8, "policy": "tiny", "temperature": 0.8},
+}
+
 
 def test_evaluate_prints_one_object(checkpoint: Path, jsonl: Write) -> None:
     path = jsonl("pairs.jsonl", [{**ROW, "id": str(i), "group": str(i)} for i in range(5)])
@@ -39,7 +48,7 @@ def test_calibrate_writes_the_calibrator_of_the_calibration_split(checkpoint: Pa
     for group in range(30):
         for index in range(4):
             # What the tiny model thinks of a text is arbitrary: say that its order is right.
-            text = f"reply {group} {index}"
+            text = f"{index} is reply to {group}"
             rows.append((group, index, text))
     from reward_model.checkpoint import load_checkpoint
     from reward_model.training.data import LabelledReply, as_completion
@@ -62,12 +71,20 @@ def test_calibrate_writes_the_calibrator_of_the_calibration_split(checkpoint: Pa
     labels = [label(*row, bool(score > middle), "calibration") for row, score in zip(rows, scores, strict=True)]
     # Of another split, and wrong: it must not be read.
     labels += [label(*row, bool(score < middle), "train") for row, score in zip(rows, scores, strict=True)]
-    done = CliRunner().invoke(calibrate_app, [str(checkpoint), str(jsonl("labels.jsonl", labels))])
+    arguments = [str(checkpoint), str(jsonl("labels.jsonl", labels)), "--stop-cost", "0.2", "--stop-marks", "2,4"]
+    done = CliRunner().invoke(calibrate_app, arguments)
     assert done.exit_code == 0, done.output
     saved = load_calibration(checkpoint, "tiny@1")
     assert saved is not None
     assert json.loads(done.stdout) == saved.model_dump(mode="json")
     assert saved.fitted_on["replies"] == 120
+    assert saved.partial_scores is not None
+    assert [mark.tokens for mark in saved.partial_scores.marks] == [2, 4]
+    assert saved.partial_scores.prompts == 30
+    (rule, under_it), *others = saved.by_stopping_rule.items()
+    assert (rule, others) == ("expected_gain(cost=0.2, marks=2+4)", [])
+    assert under_it.selection.stopping_rule == rule
+    assert under_it.fitted_on["winners"] == saved.fitted_on["winners"] == 30
     assert load_checkpoint(checkpoint).calibration == saved
 
 
@@ -87,6 +104,7 @@ def test_split_prints_its_report(tmp_path: Path, jsonl: Write) -> None:
         (evaluate_app, ["none.jsonl"], "none.jsonl: No such file"),
         (calibrate_app, ["{folder}", "{empty}"], "has no replies of the calibration split"),
         (calibrate_app, ["{folder}", "{bad}"], "bad.jsonl, line 1: prompt"),
+        (calibrate_app, ["{folder}", "{labels}", "--stop-cost", "1", "--stop-marks", "a,2"], "'a,2' is not a list"),
         (data_app, ["split", "--data", "{folder}", "--out", "x"], "has no .jsonl"),
         (train_app, ["{empty}", "--data", "{folder}", "--out", "x"], "id: Field required"),
         (train_app, ["{recipe}", "--data", "{folder}", "--out", "{folder}"], "exists"),
@@ -100,6 +118,7 @@ def test_bad_input_is_said_with_exit_code_2(
         "pairs": jsonl("pairs.jsonl", [ROW]),
         "bad": jsonl("bad.jsonl", [{"id": "x"}]),
         "empty": jsonl("empty.jsonl", []),
+        "labels": jsonl("labels.jsonl", [LABEL]),
         "folder": tmp_path,
         "recipe": tmp_path / "recipe.toml",
     }

@@ -1,0 +1,58 @@
+"""The stopping rule, against scipy and by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from scipy import integrate, stats
+
+from reward_model.stopping import ExpectedGain, Mark, PartialScores, expected_excess, hopeless
+
+
+def known(slope: float = 0.5, deviation: float = 1.0, winner_deviation: float = 2.0) -> PartialScores:
+    mark = Mark(tokens=32, slope=slope, deviation=deviation, correlation=0.6, candidates=100)
+    return PartialScores(marks=[mark], winner_deviation=winner_deviation, prompts=50)
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(0.0, 1.0), (-1.5, 0.7), (2.0, 0.5), (-9.0, 1.0)])
+def test_the_expected_excess_is_the_integral(mean: float, deviation: float) -> None:
+    density = stats.norm(mean, deviation).pdf
+    integral = integrate.quad(lambda x: x * density(x), 0, 20, epsabs=1e-14)[0]
+    assert expected_excess(mean, deviation) == pytest.approx(integral, abs=1e-9)
+
+
+def test_candidates_far_behind_are_stopped_and_near_ones_go_on() -> None:
+    # Mean 1: expected finals 2, 1.5 and -0.5 with slope one half. Differences are normal with deviation sqrt 2, and
+    # gain 0.348 and 0.0245 = E[max(0, X)] at -0.5 and -2.5.
+    running = {0: 3.0, 1: 2.0, 4: -2.0}
+    assert expected_excess(-0.5, math.sqrt(2)) == pytest.approx(0.3491, abs=1e-3)
+    assert expected_excess(-2.5, math.sqrt(2)) == pytest.approx(0.0219, abs=1e-3)
+    assert hopeless(known(), 0.02, 32, running, {}) == [4]
+    assert hopeless(known(), 0.01, 32, running, {}) == []
+    assert hopeless(known(), 0.2, 32, running, {}) == [1, 4]
+    assert hopeless(known(), 100.0, 32, running, {}) == [1, 4], "the best goes on whatever it costs"
+
+
+def test_an_ended_candidate_is_certain_and_never_stopped() -> None:
+    # Mean 2: the running one is expected at 1 + 0.5 * ... = 1.25; the ended one stands at 3.5, for sure.
+    running, ended = {0: 0.5}, {1: 3.5}
+    expected = 2.0 + 0.5 * (0.5 - 2.0)
+    gain = expected_excess(expected - 3.5, 1.0)
+    assert hopeless(known(), gain / 2.0 * 1.01, 32, running, ended) == [0]
+    assert hopeless(known(), gain / 2.0 * 0.99, 32, running, ended) == []
+
+
+def test_nothing_is_stopped_where_nothing_is_known() -> None:
+    assert hopeless(known(), 1.0, 64, {0: -5.0, 1: 5.0}, {}) == []
+    assert hopeless(known(), 1.0, 32, {}, {0: 1.0}) == []
+    assert hopeless(known(), 1.0, 32, {0: -50.0}, {}) == [], "the only one"
+
+
+def test_a_rule_is_named_by_what_it_does() -> None:
+    assert ExpectedGain(cost=0.05, marks=(32, 64)).name == "expected_gain(cost=0.05, marks=32+64)"
+    for marks in ((), (64, 32), (32, 32), (0, 5)):
+        with pytest.raises(ValueError):  # noqa: PT011
+            ExpectedGain(cost=0.05, marks=marks)
+    with pytest.raises(ValueError):  # noqa: PT011
+        ExpectedGain(cost=0, marks=(32,))
