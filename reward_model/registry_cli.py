@@ -59,6 +59,25 @@ def push(
 
 
 @models_app.command()
+def export(
+    name: Annotated[str, typer.Argument(help="NAME@VERSION, a name, an alias, or a folder.")],
+    folder: Annotated[Path, typer.Argument(help="New folder to write.")],
+    registry: Annotated[
+        Path | None, typer.Option(envvar="WINNOW_REGISTRY", help="Folder of checkpoints; the bundled ones without it.")
+    ] = None,
+    last_token: Annotated[
+        bool, typer.Option("--last-token", help="Write one that reads the mean all the same; its scores are others.")
+    ] = False,
+) -> None:
+    """Write a checkpoint as a one-label sequence classifier for transformers and vLLM."""
+    from reward_model.training.export import export as write
+
+    with clear_errors():
+        done = write(name, folder, registry, last_token=last_token)
+    print(json.dumps(done))
+
+
+@models_app.command()
 def pull(
     repo: Annotated[str, typer.Argument(help="Repository on the hub: OWNER/NAME.")],
     registry: Registry,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -37,3 +39,34 @@ def machine(
         typer.echo(f"winnow bench: the device {device!r} cannot be used: {str(error).splitlines()[0]}", err=True)
         raise typer.Exit(2) from error
     typer.echo(json.dumps(asdict(found), indent=2))
+
+
+@bench_app.command()
+def scoring(
+    model: Annotated[
+        Path, typer.Argument(help="A one-label sequence classifier, as `winnow models export` writes it.")
+    ],
+    rounds: Annotated[int, typer.Option(min=3, help="Rounds at each shape, after one to warm up.")] = 10,
+    without: Annotated[list[str] | None, typer.Option(help="Leave out a peer; repeatable.")] = None,
+    logs: Annotated[Path | None, typer.Option(help="Folder for the servers' logs.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table instead of JSON.")] = False,
+) -> None:
+    """Score completions with Winnow, vLLM's pooling server and plain transformers (about five minutes)."""
+    from loadtest.bench import scoring as bench
+    from loadtest.bench.machine import measure
+    from loadtest.errors import LoadTestError
+
+    if not (model / "config.json").is_file():
+        raise typer.BadParameter(f"{model} is no folder of a model: it has no config.json")
+    if unknown := set(without or ()) - set(bench.PEERS):
+        raise typer.BadParameter(f"no peer is called {', '.join(sorted(unknown))}; there are {', '.join(bench.PEERS)}")
+    folder = logs or Path(tempfile.mkdtemp(prefix="winnow-bench-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    rate = measure().square_gflops["bf16"]
+    try:
+        peers = [name for name in bench.PEERS if name not in (without or ())]
+        found = bench.run(model, rounds, folder, lambda line: typer.echo(line, err=True), peers)
+    except LoadTestError as error:
+        typer.echo(f"winnow bench: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(bench.table(found, rate) if markdown else json.dumps(found | {"machine_bf16_gflops": rate}, indent=2))

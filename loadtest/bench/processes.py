@@ -1,0 +1,113 @@
+"""Servers under measurement: started, waited for, their CPU time read, and stopped with all that they started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from loadtest.errors import LoadTestError
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_READY_SECONDS = 240.0
+
+
+class BenchError(LoadTestError):
+    """A measurement cannot be made, and why."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server: where it answers, and the process that leads its group."""
+
+    name: str
+    url: str
+    pid: int
+
+    def cpu_seconds(self) -> float:
+        """User and system time of it and of all that it started, as far as they live."""
+        return sum(_cpu_seconds(pid) for pid in _tree(self.pid))
+
+
+@contextmanager
+def served(
+    name: str,
+    command: Sequence[str],
+    url: str,
+    health: str,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
+    """`command` while the block runs, from when `health` answers 200; raises BenchError when it never does."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+        )
+    try:
+        _wait(name, process, url + health, log)
+        yield Server(name, url, process.pid)
+    finally:
+        _stop(process)
+
+
+def _wait(name: str, process: subprocess.Popen[bytes], health: str, log: Path) -> None:
+    until = time.monotonic() + _READY_SECONDS
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            with urllib.request.urlopen(health, timeout=2) as response:
+                if response.status == 200:
+                    return
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            pass
+        time.sleep(0.3)
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-8:])
+    raise BenchError(f"{name} did not start; its log ({log}) ends with:\n{tail}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    for number, seconds in ((signal.SIGTERM, 20), (signal.SIGKILL, 20)):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()
+
+
+def _tree(root: int) -> list[int]:
+    """The process and its descendants."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    found = [root]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / _TICKS
