@@ -70,3 +70,29 @@ def scoring(
         typer.echo(f"winnow bench: {error}", err=True)
         raise typer.Exit(2) from error
     typer.echo(bench.table(found, rate) if markdown else json.dumps(found | {"machine_bf16_gflops": rate}, indent=2))
+
+
+@bench_app.command()
+def end_to_end(
+    rounds: Annotated[int, typer.Option(min=3, help="Prompts, each answered once by every contestant.")] = 20,
+    max_tokens: Annotated[int, typer.Option(min=8, help="Completion tokens at most.")] = 96,
+    preamble: Annotated[Path | None, typer.Option(help="Text to put before each prompt, to make it longer.")] = None,
+    stop_cost: Annotated[float, typer.Option(help="The adaptive route's `stop_cost`.")] = 0.035,
+    stop_marks: Annotated[str, typer.Option(help="The adaptive route's `stop_marks`.")] = "32,48,64",
+    logs: Annotated[Path | None, typer.Option(help="Folder for the servers' logs.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table instead of JSON.")] = False,
+) -> None:
+    """Answer prompts by best of 8: unscored, with every candidate scored, adaptively (about ten minutes)."""
+    from loadtest.bench import end_to_end as bench
+    from loadtest.errors import LoadTestError
+
+    folder = logs or Path(tempfile.mkdtemp(prefix="winnow-bench-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    stop = {"stop_cost": stop_cost, "stop_marks": [int(mark) for mark in stop_marks.split(",")]}
+    text = preamble.read_text(encoding="utf-8") if preamble else ""
+    try:
+        found = bench.run(rounds, max_tokens, text, stop, folder, lambda line: typer.echo(line, err=True))
+    except LoadTestError as error:
+        typer.echo(f"winnow bench: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(bench.table(found) if markdown else json.dumps(found, indent=2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 import urllib.error
@@ -60,6 +61,13 @@ def served(
         yield Server(name, url, process.pid)
     finally:
         _stop(process)
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _wait(name: str, process: subprocess.Popen[bytes], health: str, log: Path) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.bench.paired import ratio
-from loadtest.bench.processes import BenchError, Server, served
+from loadtest.bench.processes import BenchError, Server, free_port, served
 
 SHAPES = ((60, 110), (250, 110), (850, 110))
 CANDIDATES = 8
@@ -182,7 +182,7 @@ def _frame(folder: Path) -> tuple[list[int], int]:
 
 @contextmanager
 def _winnow(folder: Path, logs: Path) -> Any:
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "service", "scorer", "--model", str(folder.resolve()), "--port", str(port)]
     with served(OURS, command, f"http://127.0.0.1:{port}", "/readyz", logs / "winnow.log") as server:
         yield Contestant(_classify(server.url, None), server)
@@ -190,7 +190,7 @@ def _winnow(folder: Path, logs: Path) -> Any:
 
 @contextmanager
 def _vllm(folder: Path, logs: Path) -> Any:
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder.resolve())]
     command += ["--served-model-name", "orm", "--runner", "pooling", "--convert", "classify", "--dtype", "bfloat16"]
     command += ["--port", str(port), "--max-model-len", "2048", "--enable-prefix-caching", "--enforce-eager"]
@@ -237,14 +237,6 @@ def _classify(url: str, model: str | None) -> Ask:
         return [row["probs"][0] for row in data]
 
     return ask
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def table(found: dict[str, Any], machine_gflops: float) -> str:
