@@ -11,7 +11,7 @@ import json
 import math
 import signal
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,11 +19,14 @@ import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from loadtest.capacity import Sweep
+from loadtest.capacity import sweep as find_capacity
 from loadtest.client import Target
 from loadtest.errors import LoadTestError
+from loadtest.html import write_html
 from loadtest.report import Limits, Report, render, summarise
 from loadtest.run import Result, run
-from loadtest.workload import Arrival, Workload, load_prompts
+from loadtest.workload import Arrival, Shape, Workload, load_prompts
 
 loadtest_app = typer.Typer(add_completion=False)
 
@@ -53,7 +56,14 @@ def _share(help_text: str) -> Any:
 @loadtest_app.command()
 def loadtest(
     url: Annotated[str, typer.Argument(help="Base URL of the gateway, with or without /v1.")],
-    rate: Annotated[float, typer.Option(help="Mean arrivals a second (Poisson).")] = 2.0,
+    rate: Annotated[float, typer.Option(help="Mean arrivals a second.")] = 2.0,
+    shape: Annotated[
+        Shape,
+        typer.Option(help="poisson; burst: three times the rate for 2 s in every 10; ramp: from 0 to twice the rate."),
+    ] = "poisson",
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Find the highest rate that meets the objectives, from --rate on.")
+    ] = False,
     duration: Annotated[float, typer.Option(help="Seconds during which requests arrive.")] = 30.0,
     max_requests: Annotated[int, typer.Option(help="Stop sending after this many.")] = 10_000,
     high_stakes: Annotated[float, typer.Option(help="Share of billing and fraud prompts.")] = 0.12,
@@ -70,26 +80,42 @@ def loadtest(
     slo_goodput_share: Annotated[
         float | None, _share("Objective: share of answers within the deadline at least.")
     ] = None,
+    html: Annotated[Path | None, typer.Option(callback=_writable, help="Write a page with plots there.")] = None,
     out: Annotated[
         Path | None, typer.Option(callback=_writable, help="Write the result as JSON; `-` for stdout.")
     ] = None,
 ) -> None:
     """Load a gateway with seeded open-loop traffic and check its objectives.
 
+    With --sweep each step is a run of --duration; the last one's figures are shown, and the capacity.
+
     Requests leave at their scheduled times whatever the server does, and latency counts from those times.
     """
     limits = Limits(deadline_ms, slo_error_rate, slo_p95_ms, slo_high_stakes_p95_ms, slo_goodput_share)
     try:
-        workload = Workload(rate, duration, max_requests, high_stakes, seed)
+        workload = Workload(rate, duration, max_requests, high_stakes, seed, shape)
         target = Target.parse(url, model=model, max_tokens=max_tokens, api_key=api_key)
-        arrivals = workload.arrivals(load_prompts(prompts))
-        result = asyncio.run(_measure(target, arrivals, timeout_s))
+        texts = load_prompts(prompts)
+        runs: list[tuple[Report, Result, list[Arrival]]] = []
+
+        async def run_at(now: float) -> Report:
+            arrivals = replace(workload, rate=now).arrivals(texts)
+            result = await _measure(target, arrivals, timeout_s)
+            runs.append((summarise(result, limits), result, arrivals))
+            return runs[-1][0]
+
+        swept = asyncio.run(find_capacity(run_at, rate)) if sweep else None
+        if swept is None:
+            asyncio.run(run_at(rate))
+        report, result, arrivals = runs[-1]
+        if html is not None:
+            write_html(html, f"Load test of {target.base_url}", report, result, arrivals, swept)
     except LoadTestError as error:
         typer.echo(f"winnow loadtest: {error}", err=True)
         raise typer.Exit(2) from error
-    report = summarise(result, limits)
-    _write(report, target, workload, out)
-    raise typer.Exit(130 if report.interrupted else 0 if report.met else 1)
+    _write(report, target, workload, out, swept)
+    met = report.met if swept is None else swept.capacity is not None
+    raise typer.Exit(130 if report.interrupted else 0 if met else 1)
 
 
 async def _measure(target: Target, arrivals: list[Arrival], timeout_s: float) -> Result:
@@ -104,10 +130,16 @@ async def _measure(target: Target, arrivals: list[Arrival], timeout_s: float) ->
         return await run(target, arrivals, timeout_s=timeout_s, stop=stop, on_done=lambda: progress.advance(bar))
 
 
-def _write(report: Report, target: Target, workload: Workload, out: Path | None) -> None:
+def _write(report: Report, target: Target, workload: Workload, out: Path | None, swept: Sweep | None) -> None:
     """The table to stdout, the JSON to `out`; with `-` the JSON has stdout and the table stderr."""
     to_stdout = out is not None and str(out) == "-"
-    Console(stderr=to_stdout).print(render(report))
+    console = Console(stderr=to_stdout)
+    console.print(render(report))
+    if swept is not None:
+        for step in swept.steps:
+            console.print(f"{step.rate:.2f} a second: objectives {'met' if step.met else 'missed'}")
+        found = "none of the rates tried" if swept.capacity is None else f"{swept.capacity:.2f} a second"
+        console.print(f"Capacity, the highest rate that meets the objectives: {found}")
     if out is None:
         return
     record = {
@@ -115,6 +147,9 @@ def _write(report: Report, target: Target, workload: Workload, out: Path | None)
         "model": target.model,
         "workload": asdict(workload),
         **report.as_json(),
+        "capacity": None
+        if swept is None
+        else {"rate": swept.capacity, "steps": [[s.rate, s.met] for s in swept.steps]},
     }
     text = json.dumps(record, indent=2, allow_nan=False) + "\n"
     if to_stdout:

@@ -1,4 +1,4 @@
-"""What is sent, and when: seeded Poisson arrivals with a fixed share of high-stakes prompts.
+"""What is sent, and when: seeded arrivals, even, in bursts or rising, with a fixed share of high-stakes prompts.
 
 The same seed and options give the same arrivals, so that two versions can be measured under one load.
 """
@@ -17,6 +17,11 @@ import numpy as np
 from loadtest.errors import BadWorkload
 
 Kind = Literal["billing", "fraud", "default"]
+Shape = Literal["poisson", "burst", "ramp"]
+# A burst: for the first 2 s of every 10 three times the mean rate, else half of it.
+_BURST_PERIOD_S, _BURST_S, _BURST_FACTOR, _LULL_FACTOR = 10.0, 2.0, 3.0, 0.5
+# A ramp goes from nothing to twice the mean rate.
+_RAMP_FACTOR = 2.0
 KINDS: tuple[Kind, ...] = get_args(Kind)
 HIGH_STAKES: tuple[Kind, ...] = ("billing", "fraud")
 
@@ -38,13 +43,14 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """An open loop of `rate` arrivals a second for `duration_s`, at most `max_requests` of them."""
+    """An open loop of `rate` arrivals a second on the mean for `duration_s`, at most `max_requests` of them."""
 
     rate: float
     duration_s: float
     max_requests: int = 10_000
     high_stakes_share: float = 0.12
     seed: int = 0
+    shape: Shape = "poisson"
 
     def __post_init__(self) -> None:
         for name in ("rate", "duration_s"):
@@ -58,11 +64,12 @@ class Workload:
     def arrivals(self, prompts: dict[Kind, list[str]]) -> list[Arrival]:
         """The schedule, in order of time; raises BadWorkload when not one arrival falls into the duration.
 
-        Gaps are exponential with mean 1/rate. The number of high-stakes prompts is exactly the share of all,
-        rounded: a run of 100 would otherwise hold anything from 6 to 18, and seeds could not be compared.
+        Arrivals are a Poisson process, whose rate changes over time where the shape says so. The number of
+        high-stakes prompts is exactly the share of all, rounded: a run of 100 would otherwise hold anything from 6
+        to 18, and seeds could not be compared.
         """
         rng = np.random.default_rng(self.seed)
-        times = _poisson_times(rng, self)
+        times = _times(rng, self)
         if not times:
             raise BadWorkload(
                 f"no request falls into {self.duration_s} s at {self.rate}/s with seed {self.seed}; "
@@ -107,13 +114,23 @@ def _parsed(line: str, where: str) -> tuple[Kind, str]:
     return kind, text
 
 
-def _poisson_times(rng: np.random.Generator, workload: Workload) -> list[float]:
+def _times(rng: np.random.Generator, workload: Workload) -> list[float]:
+    """By thinning (Lewis and Shedler, 1979): arrivals at the highest rate, of which the share of the moment's stays."""
+    highest = {"poisson": 1.0, "burst": _BURST_FACTOR, "ramp": _RAMP_FACTOR}[workload.shape]
     times: list[float] = []
-    now = float(rng.exponential(1 / workload.rate))
+    now = float(rng.exponential(1 / (workload.rate * highest)))
     while now < workload.duration_s and len(times) < workload.max_requests:
-        times.append(now)
-        now += float(rng.exponential(1 / workload.rate))
+        if workload.shape == "poisson" or rng.random() * highest < rate_factor(workload, now):
+            times.append(now)
+        now += float(rng.exponential(1 / (workload.rate * highest)))
     return times
+
+
+def rate_factor(workload: Workload, at_s: float) -> float:
+    """The rate at a moment over the mean rate."""
+    if workload.shape == "burst":
+        return _BURST_FACTOR if at_s % _BURST_PERIOD_S < _BURST_S else _LULL_FACTOR
+    return _RAMP_FACTOR * at_s / workload.duration_s if workload.shape == "ramp" else 1.0
 
 
 def _filled(rng: np.random.Generator, texts: list[str]) -> str:

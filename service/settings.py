@@ -52,7 +52,7 @@ class RouteSettings(BaseModel):
         description="Stop a candidate that is expected to raise the winner's score by less than so many standard "
         "deviations of winners' scores; where not set, all are sampled to their end.",
     )
-    stop_marks: list[int] = Field([32, 64, 96], description="Completion tokens at which that is judged.")
+    stop_marks: list[int] = Field([32, 48, 64, 96], description="Completion tokens at which that is judged.")
     accept_threshold: float = Field(0.6, ge=0, le=1, description="Probability from which an answer is accepted.")
     review_threshold: float = Field(0.3, ge=0, le=1, description="Probability from which a person is asked.")
     budget_ms: int = Field(30_000, ge=100, description="Time to answer in, from the request's arrival.")

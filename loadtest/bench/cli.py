@@ -78,7 +78,7 @@ def end_to_end(
     max_tokens: Annotated[int, typer.Option(min=8, help="Completion tokens at most.")] = 96,
     preamble: Annotated[Path | None, typer.Option(help="Text to put before each prompt, to make it longer.")] = None,
     stop_cost: Annotated[float, typer.Option(help="The adaptive route's `stop_cost`.")] = 0.035,
-    stop_marks: Annotated[str, typer.Option(help="The adaptive route's `stop_marks`.")] = "32,48,64",
+    stop_marks: Annotated[str, typer.Option(help="The adaptive route's `stop_marks`.")] = "32,48,64,96",
     logs: Annotated[Path | None, typer.Option(help="Folder for the servers' logs.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table instead of JSON.")] = False,
 ) -> None:

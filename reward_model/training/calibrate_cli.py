@@ -42,7 +42,7 @@ def calibrate(
     ] = None,
     stop_marks: Annotated[
         str, typer.Option(help="Tokens at which those routes judge partial completions.")
-    ] = "32,64,96",
+    ] = "32,48,64,96",
     html: Annotated[Path | None, typer.Option(help="Write a report with plots there.")] = None,
 ) -> None:
     """Fit the probability that a reviewer would send a reply, on the replies of the calibration split.
@@ -108,7 +108,7 @@ def _marks(text: str) -> tuple[int, ...]:
     """Token counts out of "32,64"."""
     parts = text.split(",")
     if not all(part.strip().isdigit() for part in parts):
-        raise BadInput(f"--stop-marks {text!r} is not a list of token counts such as 32,64,96")
+        raise BadInput(f"--stop-marks {text!r} is not a list of token counts such as 32,48,64,96")
     return tuple(sorted({int(part) for part in parts}))
 
 

@@ -18,6 +18,8 @@ from reward_model.training.scoring import Score
 MARKS = (16, 32, 48, 64, 96, 128)
 # Fewer prompts say too little of a deviation; fewer candidates too little of a mark.
 MIN_PROMPTS = 30
+# Few enough that the scorer still has the keys and values of one mark when it sees the next.
+_PROMPTS_AT_A_TIME = 32
 MIN_CANDIDATES = 50
 
 
@@ -28,15 +30,17 @@ def score_partial(
 
     Only candidates of prompts whose candidates were all judged are scored: the others say nothing of a choice.
     """
-    whole = {place for places in by_prompt(replies) if all_judged([replies[i] for i in places]) for place in places}
+    prompts = [places for places in by_prompt(replies) if all_judged([replies[i] for i in places])]
     ids = [formatter.full_completion_ids(as_completion(reply.completion)) for reply in replies]
-    found: dict[int, Floats] = {}
-    for mark in marks:
-        places = [i for i in sorted(whole) if len(ids[i]) - len(formatter.closing) > mark]
-        cut = [replies[i].model_copy(update={"completion": formatter.tokenizer.decode(ids[i][:mark])}) for i in places]
-        found[mark] = np.full(len(replies), np.nan)
-        if cut:
-            found[mark][places] = score(cut)
+    found = {mark: np.full(len(replies), np.nan) for mark in marks}
+    for start in range(0, len(prompts), _PROMPTS_AT_A_TIME):
+        members = [place for places in prompts[start : start + _PROMPTS_AT_A_TIME] for place in places]
+        for mark in sorted(marks):
+            longer = [i for i in members if len(ids[i]) - len(formatter.closing) > mark]
+            parts = [formatter.tokenizer.decode(ids[i][:mark]) for i in longer]
+            if longer:
+                cut = [replies[i].model_copy(update={"completion": p}) for i, p in zip(longer, parts, strict=True)]
+                found[mark][longer] = score(cut)
     return found
 
 
@@ -117,17 +121,21 @@ def trade_off(replies: Sequence[LabelledReply], scores: Floats, stopped: NDArray
 
     `tokens`: share of the completion tokens that are sampled; `loss`: what the winner's score loses on the mean, in
     standard deviations of winners' scores over prompts; `agreement`: share of prompts with the same winner;
-    `acceptable`: share of winners that are, and `acceptable_of_all` without the rule.
+    `acceptable` and `cut`: shares of winners that are acceptable and that the token limit cut off, `_of_all` without
+    the rule.
     """
     places = [i for group in by_prompt(replies) if all_judged([replies[j] for j in group]) for i in group]
     tokens = np.array([replies[i].completion_tokens or 0 for i in places])
     spent = np.where(stopped[places] > 0, stopped[places], tokens)
     full, left = winners(scores, replies, np.zeros(len(replies), dtype=bool)), winners(scores, replies, stopped > 0)
     labels = np.array([reply.acceptable for reply in replies])
+    cut = np.array([reply.finish_reason == "length" for reply in replies])
     return {
         "tokens": round(float(spent.sum() / tokens.sum()), 4) if tokens.sum() else math.nan,
         "loss": round(float((scores[full].mean() - scores[left].mean()) / scores[full].std(ddof=1)), 4),
         "agreement": round(float((full & left).sum() / full.sum()), 4),
         "acceptable": round(float(labels[left].mean()), 4),
         "acceptable_of_all": round(float(labels[full].mean()), 4),
+        "cut": round(float(cut[left].mean()), 4),
+        "cut_of_all": round(float(cut[full].mean()), 4),
     }

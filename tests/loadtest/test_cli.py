@@ -37,6 +37,7 @@ def test_a_run_that_meets_its_objectives(server: Any, tmp_path: Path) -> None:
         "max_requests": 10_000,
         "high_stakes_share": 0.12,
         "seed": 5,
+        "shape": "poisson",
     }
     assert record["answered"] == record["offered"] == len(server.seen) > 20
     assert [objective["met"] for objective in record["objectives"]] == [True] * 3
@@ -47,6 +48,40 @@ def test_a_missed_objective_exits_with_1(server: Any) -> None:
     done = invoke(server.url, *QUICK, "--slo-p95-ms", "0.01")
     assert done.exit_code == 1
     assert "MISSED" in done.output
+
+
+def test_a_sweep_finds_the_capacity_and_writes_a_page(server: Any, tmp_path: Path) -> None:
+    async def reply(request: web.Request) -> web.StreamResponse:
+        # Answers 60 requests of each run of a second, and refuses the others.
+        window.append(time.monotonic())
+        recent = [at for at in window if at > window[-1] - 1.0]
+        return await server.reply(request) if len(recent) <= 60 else web.Response(status=429)
+
+    window: list[float] = []
+    server.handler = reply
+    out, page = tmp_path / "result.json", tmp_path / "page.html"
+    options = ("--sweep", "--rate", "20", "--duration", "1", "--out", str(out), "--html", str(page))
+    done = invoke(server.url, *options)
+    assert done.exit_code == 0, done.output
+    found = json.loads(out.read_text())["capacity"]
+    assert [rate for rate, _ in found["steps"][:3]] == [20, 40, 80]
+    assert 40 <= found["rate"] < 80
+    assert f"{found['rate']:.2f} a second" in done.output
+    text = page.read_text()
+    assert f"Capacity: {found['rate']:.2f} a second" in text
+    assert text.count("data:image/png;base64,") == 3
+    assert "http" not in text.replace(server.url, ""), "nothing is loaded from elsewhere"
+
+
+def test_a_page_tells_what_the_run_showed(server: Any, tmp_path: Path) -> None:
+    page, out = tmp_path / "page.html", tmp_path / "result.json"
+    done = invoke(server.url, *QUICK, "--slo-p95-ms", "0.01", "--html", str(page), "--out", str(out))
+    assert done.exit_code == 1
+    record, text = json.loads(out.read_text()), page.read_text()
+    assert f"{record['offered']} requests in" in text
+    assert "<li class=missed>p95_ms 0.01: measured" in text
+    assert f"<td>{record['latency_ms']['all']['p95']:.0f}</td>" in text
+    assert record["capacity"] is None
 
 
 def test_errors_miss_the_default_objective(server: Any) -> None:

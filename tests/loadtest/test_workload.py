@@ -30,6 +30,21 @@ def test_gaps_are_exponential_at_the_asked_rate() -> None:
     assert stats.kstest(gaps, stats.expon(scale=1 / 50).cdf).pvalue > 0.01
 
 
+def test_bursts_hold_three_times_the_rate_for_a_fifth_of_the_time() -> None:
+    times = np.array([a.at_s for a in Workload(50, 200, seed=3, shape="burst").arrivals(PROMPTS)])
+    # 3 x 50 a second for 2 of every 10 s, 25 a second for the other 8: 6,000 and 4,000 of 10,000 in 200 s.
+    within = int((times % 10 < 2).sum())
+    assert abs(within - 6000) < 4 * 6000**0.5
+    assert abs(len(times) - within - 4000) < 4 * 4000**0.5
+
+
+def test_a_ramp_rises_evenly_to_twice_the_rate() -> None:
+    times = np.array([a.at_s for a in Workload(50, 100, seed=3, shape="ramp").arrivals(PROMPTS)])
+    assert abs(len(times) - 5000) < 4 * 5000**0.5
+    # The density grows with t, so that (t / 100)^2 is uniform.
+    assert stats.kstest((times / 100) ** 2, stats.uniform.cdf).pvalue > 0.01
+
+
 def test_the_share_is_exact_and_both_high_stakes_kinds_occur() -> None:
     arrivals = Workload(rate=100, duration_s=1000, max_requests=1000).arrivals(PROMPTS)
     kinds = [arrival.kind for arrival in arrivals]

@@ -138,6 +138,8 @@ def test_what_a_rule_saves_and_costs_by_hand() -> None:
         "agreement": 0.5,
         "acceptable": 0.5,
         "acceptable_of_all": 0.5,
+        "cut": 0.0,
+        "cut_of_all": 0.0,
     }
 
 
