@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from routing.router import Router
 from service.admission import Admission
 from service.api import chat, health, models, rerank
+from service.api.request_ids import RequestIds
 from service.api.state import AppState
 from service.auth import Keyring
 from service.errors import ApiError, InvalidRequest, NotFound, SetupError
@@ -65,7 +66,7 @@ def create_app(
     app = FastAPI(title="Winnow", version=version("winnow-rerank"), lifespan=lifespan, docs_url=None, redoc_url=None)
     for module in (chat, models, rerank, health):
         app.include_router(module.router)
-    app.middleware("http")(_with_request_id)
+    app.add_middleware(RequestIds)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _bug)
@@ -90,13 +91,6 @@ def _state(
     pipeline = Pipeline(settings, policies, scorer, router, metrics, admission, recent)
     readiness = Readiness({"scorer": scorer, **{f"policy:{name}": policy for name, policy in policies.items()}})
     return AppState(settings, keyring, admission, metrics, pipeline, recent, readiness)
-
-
-async def _with_request_id(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    request.state.id = chat.request_id(request)
-    response = await call_next(request)
-    response.headers["x-request-id"] = request.state.id
-    return response
 
 
 async def _api_error(request: Request, error: Exception) -> Response:

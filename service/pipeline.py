@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import orjson
 
 from reward_model.stopping import hopeless
 from routing.router import RouteDecision
@@ -25,7 +27,8 @@ from service.metrics import Metrics
 from service.outcome import Outcome, Pool, conclude
 from service.plan import Plan, make_plan
 from service.policy_client import Policy
-from service.respond import Answer, completion_chunks, passthrough_chunk, respond
+from service.relabelled import Relabelled
+from service.respond import Answer, completion_chunks, respond
 from service.responses import RecentResponses
 from service.schemas import ChatRequest
 from service.scorer_client import Scorer, ScoreReply
@@ -91,32 +94,25 @@ class Pipeline:
         """The whole answer at once."""
         with self._at_work():
             if work.plan.strategy == "greedy":
-                candidate = Candidate(0)
-                async for _ in self._greedy_chunks(work, candidate):
-                    pass
-                outcome = Outcome("passthrough", "candidates", "passthrough", [candidate])
-                return self._finish(work, Pool([candidate]), outcome)
+                return self._pass_through(work, await self._complete(work))
             pool = await self._sample_and_score(work)
             outcome = conclude(work.plan, pool)
             if outcome.send == "greedy":
                 await self._add_greedy(work, pool, outcome)
             return self._finish(work, pool, outcome)
 
-    async def stream(self, work: Work) -> AsyncGenerator[dict[str, Any], None]:
-        """The answer as OpenAI chunks: a greedy one as it decodes, a best-of-N one when its winner is known."""
+    async def stream(self, work: Work) -> AsyncGenerator[list[bytes], None]:
+        """OpenAI's chunks: of a greedy answer as it decodes, of a best-of-N one when its winner is known."""
         if work.plan.strategy == "best_of_n":
-            for chunk in completion_chunks(work, await self.answer(work)):
-                yield chunk
+            yield [orjson.dumps(chunk) for chunk in completion_chunks(work, await self.answer(work))]
             return
         with self._at_work():
             candidate = Candidate(0)
-            async for chunk in self._greedy_chunks(work, candidate):
-                if shown := passthrough_chunk(work, chunk):
-                    yield shown
-            outcome = Outcome("passthrough", "candidates", "passthrough", [candidate])
-            answer = self._finish(work, Pool([candidate]), outcome)
-        for chunk in completion_chunks(work, answer, only_end=True):
-            yield chunk
+            async with aclosing(self._relay(work, candidate)) as blocks:
+                async for block in blocks:
+                    yield block
+            answer = self._pass_through(work, candidate)
+        yield [orjson.dumps(chunk) for chunk in completion_chunks(work, answer, only_end=True)]
 
     async def _sample_and_score(self, work: Work) -> Pool:
         """n streams at once, each scored when it ends, until all are done or the deadline is there."""
@@ -255,26 +251,51 @@ class Pipeline:
             self.metrics.upstream_errors.labels("scorer").inc()
             raise
 
-    async def _greedy_chunks(self, work: Work, candidate: Candidate) -> AsyncGenerator[dict[str, Any], None]:
-        """The policy's chunks as they come, within the deadline."""
-        policy = self.policies[work.plan.settings.policy]
-        began = time.perf_counter()
+    async def _complete(self, work: Work) -> Candidate:
+        """A greedy completion as a whole."""
+        candidate, began = Candidate(0), time.perf_counter()
+        with self._passing(work):
+            async with asyncio.timeout(work.deadline.remaining()):
+                chunk = await self.policies[work.plan.settings.policy].complete(work.plan.body(0))
+        now = time.perf_counter()
+        candidate.feed(chunk, now)
+        self.metrics.observe("sampling", now - began, work.timings_ms)
+        return candidate
+
+    async def _relay(self, work: Work, candidate: Candidate) -> AsyncGenerator[list[bytes], None]:
+        """A greedy completion's chunks as they come, under our labels, within the deadline."""
+        relabelled, began = Relabelled(work), time.perf_counter()
         try:
-            async with aclosing(policy.sample(work.plan.body(0))) as chunks:
-                while True:
-                    async with asyncio.timeout(work.deadline.remaining()):
-                        chunk = await anext(chunks, None)
-                    if chunk is None:
-                        break
-                    candidate.feed(chunk, time.perf_counter())
-                    yield chunk
+            with self._passing(work):
+                async with aclosing(self.policies[work.plan.settings.policy].relay(work.plan.body(0))) as blocks:
+                    while True:
+                        async with asyncio.timeout(work.deadline.remaining()):
+                            block = await anext(blocks, None)
+                        if block is None:
+                            break
+                        candidate.first_token_at = candidate.first_token_at or time.perf_counter()
+                        if shown := [chunk for payload in block if (chunk := relabelled(payload)) is not None]:
+                            yield shown
+            for last in relabelled.ending():
+                candidate.feed(last, time.perf_counter())
+        finally:
+            # Of a stream that was cut off no usage is known: a chunk is a token at least.
+            candidate.completion_tokens = candidate.completion_tokens or relabelled.count
+            self._observe_sampling(work, Pool([candidate]), began)
+
+    @contextmanager
+    def _passing(self, work: Work) -> Iterator[None]:
+        try:
+            yield
         except TimeoutError as error:
             raise DeadlineMissed(f"the completion was not ready within {work.plan.budget_ms} ms") from error
         except PolicyUnavailable:
             self.metrics.upstream_errors.labels("policy").inc()
             raise
-        finally:
-            self._observe_sampling(work, Pool([candidate]), began)
+
+    def _pass_through(self, work: Work, candidate: Candidate) -> Answer:
+        outcome = Outcome("passthrough", "candidates", "passthrough", [candidate])
+        return self._finish(work, Pool([candidate]), outcome)
 
     async def _add_greedy(self, work: Work, pool: Pool, outcome: Outcome) -> None:
         """One unscored greedy completion to send instead of the winner; without time for it, the message."""
@@ -333,7 +354,7 @@ class Pipeline:
             metrics.length_ratio.observe(winner.completion_tokens / mean)
 
     @contextmanager
-    def _at_work(self) -> Any:
+    def _at_work(self) -> Iterator[None]:
         with self.admission.permit(), self.metrics.inflight.track_inprogress():
             yield
 

@@ -50,23 +50,17 @@ def completion_chunks(work: Work, answer: Answer, *, only_end: bool = False) -> 
             message.pop("refusal", None)
             calls = [call | {"index": i} for i, call in enumerate(message.pop("tool_calls", []))]
             delta = message | ({"tool_calls": calls} if calls else {})
-            yield _chunk(work, [_delta(choice["index"], delta, None, choice.get("logprobs"))])
-            yield _chunk(work, [_delta(choice["index"], {}, choice["finish_reason"])])
+            yield chunk_of(work, [_delta(choice["index"], delta, None, choice.get("logprobs"))])
+            yield chunk_of(work, [_delta(choice["index"], {}, choice["finish_reason"])])
     options = work.request.stream_options
-    last = _chunk(work, []) | {"rerank": answer.rerank}
+    last = chunk_of(work, []) | {"rerank": answer.rerank}
     if options is not None and options.include_usage:
         last["usage"] = answer.body["usage"]
     yield last
 
 
-def passthrough_chunk(work: Work, chunk: dict[str, Any]) -> dict[str, Any] | None:
-    """A policy's chunk under our id; None for its usage chunk, which the last chunk replaces."""
-    if not chunk.get("choices"):
-        return None
-    return _chunk(work, chunk["choices"])
-
-
-def _chunk(work: Work, choices: list[dict[str, Any]]) -> dict[str, Any]:
+def chunk_of(work: Work, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    """OpenAI's `chat.completion.chunk`."""
     return {
         "id": work.id,
         "object": "chat.completion.chunk",

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+_ENVIRONMENTS = Path("~/.cache/winnow/bench").expanduser()
 
 bench_app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -54,21 +58,13 @@ def scoring(
     """Score completions with Winnow, vLLM's pooling server and plain transformers (about five minutes)."""
     from loadtest.bench import scoring as bench
     from loadtest.bench.machine import measure
-    from loadtest.errors import LoadTestError
 
     if not (model / "config.json").is_file():
         raise typer.BadParameter(f"{model} is no folder of a model: it has no config.json")
-    if unknown := set(without or ()) - set(bench.PEERS):
-        raise typer.BadParameter(f"no peer is called {', '.join(sorted(unknown))}; there are {', '.join(bench.PEERS)}")
-    folder = logs or Path(tempfile.mkdtemp(prefix="winnow-bench-"))
-    folder.mkdir(parents=True, exist_ok=True)
+    peers = _peers(bench.PEERS, without)
     rate = measure().square_gflops["bf16"]
-    try:
-        peers = [name for name in bench.PEERS if name not in (without or ())]
-        found = bench.run(model, rounds, folder, lambda line: typer.echo(line, err=True), peers)
-    except LoadTestError as error:
-        typer.echo(f"winnow bench: {error}", err=True)
-        raise typer.Exit(2) from error
+    with _clear_errors():
+        found = bench.run(model, rounds, _folder(logs), _say, peers)
     typer.echo(bench.table(found, rate) if markdown else json.dumps(found | {"machine_bf16_gflops": rate}, indent=2))
 
 
@@ -84,15 +80,53 @@ def end_to_end(
 ) -> None:
     """Answer prompts by best of 8: unscored, with every candidate scored, adaptively (about ten minutes)."""
     from loadtest.bench import end_to_end as bench
-    from loadtest.errors import LoadTestError
 
-    folder = logs or Path(tempfile.mkdtemp(prefix="winnow-bench-"))
-    folder.mkdir(parents=True, exist_ok=True)
     stop = {"stop_cost": stop_cost, "stop_marks": [int(mark) for mark in stop_marks.split(",")]}
     text = preamble.read_text(encoding="utf-8") if preamble else ""
+    with _clear_errors():
+        found = bench.run(rounds, max_tokens, text, stop, _folder(logs), _say)
+    typer.echo(bench.table(found) if markdown else json.dumps(found, indent=2))
+
+
+@bench_app.command()
+def gateway(
+    rounds: Annotated[int, typer.Option(min=3, help="Rounds, after one to warm up.")] = 8,
+    without: Annotated[list[str] | None, typer.Option(help="Leave out a peer; repeatable.")] = None,
+    environments: Annotated[Path, typer.Option(help="Folder of the peers' own virtual environments.")] = _ENVIRONMENTS,
+    logs: Annotated[Path | None, typer.Option(help="Folder for the servers' logs.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table instead of JSON.")] = False,
+) -> None:
+    """Pass requests on, as LiteLLM, vllm-router and its_hub do (about five minutes)."""
+    from loadtest.bench import gateway as bench
+
+    peers = _peers(bench.PEERS, without)
+    with _clear_errors():
+        found = bench.run(rounds, _folder(logs), environments, peers, _say)
+    typer.echo(bench.table(found) if markdown else json.dumps(found, indent=2))
+
+
+def _peers(known: Sequence[str], without: list[str] | None) -> list[str]:
+    if unknown := set(without or ()) - set(known):
+        raise typer.BadParameter(f"no peer is called {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    return [name for name in known if name not in (without or ())]
+
+
+def _folder(logs: Path | None) -> Path:
+    folder = logs or Path(tempfile.mkdtemp(prefix="winnow-bench-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    from loadtest.errors import LoadTestError
+
     try:
-        found = bench.run(rounds, max_tokens, text, stop, folder, lambda line: typer.echo(line, err=True))
+        yield
     except LoadTestError as error:
         typer.echo(f"winnow bench: {error}", err=True)
         raise typer.Exit(2) from error
-    typer.echo(bench.table(found) if markdown else json.dumps(found, indent=2))

@@ -45,8 +45,12 @@ def served(
     health: str,
     log: Path,
     environment: Mapping[str, str] | None = None,
+    cores: set[int] | None = None,
 ) -> Iterator[Server]:
-    """`command` while the block runs, from when `health` answers 200; raises BenchError when it never does."""
+    """`command` while the block runs, from when `health` answers 200, on `cores` where they are named.
+
+    Raises BenchError when it never does.
+    """
     with log.open("wb") as out:
         process = subprocess.Popen(
             command,
@@ -55,6 +59,7 @@ def served(
             stderr=out,
             env={**os.environ, **(environment or {})},
             start_new_session=True,
+            preexec_fn=None if cores is None else lambda: os.sched_setaffinity(0, cores),
         )
     try:
         _wait(name, process, url + health, log)

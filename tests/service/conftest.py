@@ -71,20 +71,43 @@ class FakePolicy:
         answer = self.answer(body, number)
         if isinstance(answer, Response):
             return answer
-        return StreamingResponse(self._stream(answer), media_type="text/event-stream")
+        if not body.get("stream"):
+            return await self._whole(request, answer)
+        options = body.get("stream_options") or {}
+        return StreamingResponse(self._stream(answer, options), media_type="text/event-stream")
 
-    async def _stream(self, script: Script) -> AsyncIterator[str]:
-        done = False
+    async def _whole(self, request: Request, script: Script) -> Response:
+        for count, _ in enumerate(script.pieces, 1):
+            await asyncio.sleep(script.pause)
+            if await request.is_disconnected():
+                self.cut_off += 1
+                return Response(status_code=499)
+            if script.die_after is not None and count > script.die_after:
+                return JSONResponse({"error": {"message": "the engine died"}}, 500)
+        self.finished += 1
+        message = {"role": "assistant", "content": "".join(script.pieces)}
+        calls = [{k: v for k, v in call.items() if k != "index"} for call in script.tool_calls]
+        message |= {"tool_calls": calls} if calls else {}
+        choice = {"index": 0, "message": message, "finish_reason": script.finish_reason}
+        tokens = len(script.pieces)
+        usage = {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens}
+        return JSONResponse({"id": "chatcmpl-upstream", "model": "upstream", "choices": [choice], "usage": usage})
+
+    async def _stream(self, script: Script, options: dict[str, Any]) -> AsyncIterator[str]:
+        done, always = False, bool(options.get("continuous_usage_stats"))
         try:
-            yield _chunk({"role": "assistant", "content": ""}, 0)
+            yield _chunk({"role": "assistant", "content": ""}, 0 if always else None)
             for count, piece in enumerate(script.pieces, 1):
                 await asyncio.sleep(script.pause)
                 if script.die_after is not None and count > script.die_after:
                     return
-                yield _chunk({"content": piece}, count)
+                yield _chunk({"content": piece}, count if always else None)
+            tokens = len(script.pieces)
             if script.tool_calls:
-                yield _chunk({"tool_calls": script.tool_calls}, len(script.pieces))
-            yield _chunk({}, len(script.pieces), script.finish_reason)
+                yield _chunk({"tool_calls": script.tool_calls}, tokens if always else None)
+            yield _chunk({}, tokens if always else None, script.finish_reason)
+            if options.get("include_usage"):
+                yield _chunk(None, tokens)
             yield "data: [DONE]\n\n"
             done = True
         finally:
@@ -92,15 +115,17 @@ class FakePolicy:
             self.cut_off += not done
 
 
-def _chunk(delta: dict[str, Any], tokens: int, finish_reason: str | None = None) -> str:
-    body = {
+def _chunk(delta: dict[str, Any] | None, tokens: int | None, finish_reason: str | None = None) -> str:
+    body: dict[str, Any] = {
         "id": "chatcmpl-upstream",
         "object": "chat.completion.chunk",
+        "created": 1_760_000_000,
         "model": "upstream",
-        "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}],
-        "usage": {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens},
+        "choices": [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish_reason}],
     }
-    return f"data: {json.dumps(body)}\n\n"
+    if tokens is not None:
+        body["usage"] = {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens}
+    return f"data: {json.dumps(body, separators=(',', ':'))}\n\n"
 
 
 class FakeScorer:

@@ -1,0 +1,238 @@
+"""What a gateway costs: requests that it passes on to an upstream which answers at once, beside asking that directly.
+
+Each gateway has the first core to itself; upstream and client share the second. In each round every contestant is
+measured once, in random order. `again` is ours a second time: its ratio is noise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+
+from loadtest.bench.environments import environment
+from loadtest.bench.fake_policy import MODEL
+from loadtest.bench.paired import ratio
+from loadtest.bench.processes import BenchError, free_port, served
+
+DIRECT, OURS, AGAIN, UNROUTED = "direct", "winnow", "again", "winnow, nothing to route"
+LITELLM, ROUTER, ITS_HUB = "LiteLLM", "vllm-router", "its_hub"
+REQUIREMENTS = {
+    LITELLM: ["litellm[proxy]==1.109.1"],
+    ROUTER: ["vllm-router==0.1.17"],
+    ITS_HUB: ["its_hub[iaas]==1.2.0"],
+}
+PEERS = tuple(REQUIREMENTS)
+_PROMPT = "Which of the two plans is the better one for a family of four that travels twice a year?"
+_ONE_BY_ONE, _STREAMS, _AT_ONCE, _SECONDS = 40, 10, 32, 3.0
+TOKENS = 96
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Where it is asked, for which model, by whom; whether it streams as the upstream does, and in which role.
+
+    Only what a user says is routed: a system message is passed on without the classifier's time.
+    """
+
+    url: str
+    model: str
+    key: str
+    streams: bool = True
+    role: str = "user"
+
+
+@dataclass
+class Figures:
+    """A value for each round."""
+
+    latency_ms: list[float] = field(default_factory=list)
+    stream_ms: list[float] = field(default_factory=list)
+    per_second: list[float] = field(default_factory=list)
+    route_ms: list[float] = field(default_factory=list)
+
+
+def run(
+    rounds: int, logs: Path, environments: Path, peers: Sequence[str], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Measure. Raises BenchError when a contestant does not start or does not answer, or there is but one core."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise BenchError("two cores are needed: one for the gateway, one for upstream and client")
+    gateway, rest = {cores[0]}, {cores[1]}
+    places = {peer: environment(environments, peer, REQUIREMENTS[peer], say) for peer in peers}
+    with ExitStack() as stack:
+        port = free_port()
+        command = [sys.executable, "-m", "loadtest.bench.fake_policy", "--port", str(port), "--tokens", str(TOKENS)]
+        url = f"http://127.0.0.1:{port}"
+        stack.enter_context(served("upstream", command, url, "/health", logs / "upstream.log", cores=rest))
+        contestants = {DIRECT: Contestant(url, MODEL, "none"), OURS: _winnow(stack, url, logs, gateway)}
+        contestants[AGAIN] = contestants[OURS]
+        contestants[UNROUTED] = replace(contestants[OURS], role="system")
+        for peer in peers:
+            contestants[peer] = _START[peer](stack, places[peer], url, logs, gateway)
+        os.sched_setaffinity(0, rest)
+        try:
+            figures = asyncio.run(_rounds(contestants, rounds, say))
+        finally:
+            os.sched_setaffinity(0, cores)
+    return _summary(figures, rounds)
+
+
+async def _rounds(contestants: dict[str, Contestant], rounds: int, say: Callable[[str], None]) -> dict[str, Figures]:
+    figures = {name: Figures() for name in contestants}
+    chance = random.Random(0)
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=60)) as session:
+        for number in range(rounds + 1):
+            names = list(contestants)
+            chance.shuffle(names)
+            for name in names:
+                await _measure(session, contestants[name], figures[name] if number else Figures())
+            say(f"round {number} of {rounds}")
+    return figures
+
+
+async def _measure(session: aiohttp.ClientSession, contestant: Contestant, figures: Figures) -> None:
+    alone = [await _timed(session, contestant, stream=False) for _ in range(_ONE_BY_ONE)]
+    figures.latency_ms.append(float(np.median([taken for taken, _ in alone])))
+    if routed := [route for _, route in alone if route is not None]:
+        figures.route_ms.append(float(np.median(routed)))
+    if contestant.streams:
+        streams = [await _timed(session, contestant, stream=True) for _ in range(_STREAMS)]
+        figures.stream_ms.append(float(np.median([taken for taken, _ in streams])))
+    until, done = time.perf_counter() + _SECONDS, 0
+
+    async def ask_on() -> None:
+        nonlocal done
+        while time.perf_counter() < until:
+            await _timed(session, contestant, stream=False)
+            done += 1
+
+    began = time.perf_counter()
+    await asyncio.gather(*(ask_on() for _ in range(_AT_ONCE)))
+    figures.per_second.append(done / (time.perf_counter() - began))
+
+
+async def _timed(session: aiohttp.ClientSession, contestant: Contestant, *, stream: bool) -> tuple[float, float | None]:
+    """Milliseconds of one request, and of its routing where the answer says so; raises BenchError for an error."""
+    messages = [{"role": contestant.role, "content": _PROMPT}]
+    body = {"model": contestant.model, "messages": messages, "max_tokens": TOKENS}
+    headers = {"authorization": f"Bearer {contestant.key}"}
+    url = f"{contestant.url}/v1/chat/completions"
+    began = time.perf_counter()
+    async with session.post(url, json=body | ({"stream": True} if stream else {}), headers=headers) as response:
+        raw = await response.read()
+        taken = 1e3 * (time.perf_counter() - began)
+        if response.status != 200 or (stream and raw.count(b"data: ") < TOKENS):
+            raise BenchError(f"{contestant.url} answered {response.status}: {raw[:300]!r}")
+        timing = response.headers.get("server-timing", "")
+    route = timing.partition("route;dur=")[2].partition(",")[0]
+    return taken, float(route) if route else None
+
+
+def _winnow(stack: ExitStack, upstream: str, logs: Path, cores: set[int]) -> Contestant:
+    keys, port = logs / "keys.json", free_port()
+    command = [sys.executable, "-m", "service"]
+    made = subprocess.run([*command, "key", "bench", "--keys", str(keys)], capture_output=True, text=True, check=True)
+    environment = {"WINNOW_KEYS_FILE": str(keys), "WINNOW_POLICY_URL": upstream, "WINNOW_POLICY_MODEL": MODEL}
+    environment |= {"WINNOW_REQUESTS_PER_MINUTE": "100000000", "WINNOW_MAX_INFLIGHT": "1000"}
+    command += ["gateway", "--port", str(port)]
+    url = f"http://127.0.0.1:{port}"
+    stack.enter_context(served(OURS, command, url, "/livez", logs / "winnow.log", environment, cores))
+    return Contestant(url, "winnow", made.stdout.strip())
+
+
+def _litellm(stack: ExitStack, place: Path, upstream: str, logs: Path, cores: set[int]) -> Contestant:
+    port, config = free_port(), logs / "litellm.yaml"
+    settings = {"model": f"openai/{MODEL}", "api_base": f"{upstream}/v1", "api_key": "none"}
+    config.write_text(json.dumps({"model_list": [{"model_name": MODEL, "litellm_params": settings}]}))
+    command = [str(place / "litellm"), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--num_workers", "1", "--telemetry", "False"]
+    environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+    url = f"http://127.0.0.1:{port}"
+    stack.enter_context(served(LITELLM, command, url, "/health/liveliness", logs / "litellm.log", environment, cores))
+    return Contestant(url, MODEL, "none")
+
+
+def _vllm_router(stack: ExitStack, place: Path, upstream: str, logs: Path, cores: set[int]) -> Contestant:
+    port = free_port()
+    command = [str(place / "vllm-router"), "--worker-urls", upstream, "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--policy", "round_robin", "--prometheus-port", str(free_port())]
+    url = f"http://127.0.0.1:{port}"
+    stack.enter_context(served(ROUTER, command, url, "/health", logs / "vllm_router.log", None, cores))
+    return Contestant(url, MODEL, "none")
+
+
+def _its_hub(stack: ExitStack, place: Path, upstream: str, logs: Path, cores: set[int]) -> Contestant:
+    """With a budget of one completion, which is as near to passing a request on as it comes."""
+    port = free_port()
+    command = [str(place / "its-iaas"), "--host", "127.0.0.1", "--port", str(port), "--log-level", "ERROR"]
+    url = f"http://127.0.0.1:{port}"
+    stack.enter_context(served(ITS_HUB, command, url, "/v1/models", logs / "its_hub.log", None, cores))
+    settings = {"endpoint": f"{upstream}/v1", "api_key": "none", "model": MODEL, "alg": "self-consistency", "budget": 1}
+    body = json.dumps(settings).encode()
+    request = urllib.request.Request(f"{url}/configure", body, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30):
+        pass
+    # It sends a stream only when the whole answer is there.
+    return Contestant(url, MODEL, "none", streams=False)
+
+
+_START = {LITELLM: _litellm, ROUTER: _vllm_router, ITS_HUB: _its_hub}
+
+
+def _summary(figures: dict[str, Figures], rounds: int) -> dict[str, Any]:
+    direct, ours, unrouted = figures[DIRECT], figures[OURS], figures[UNROUTED]
+    found: dict[str, Any] = {}
+    for name, of in figures.items():
+        added = np.array(of.latency_ms) - np.array(direct.latency_ms)
+        found[name] = {
+            "latency_ms": float(np.median(of.latency_ms)),
+            "added_ms": float(np.median(added)),
+            "route_ms": float(np.median(of.route_ms)) if of.route_ms else None,
+            "stream_ms": float(np.median(of.stream_ms)) if of.stream_ms else None,
+            "per_second": float(np.median(of.per_second)),
+            "ours_per_second_over_its": asdict(ratio(ours.per_second, of.per_second)),
+            "unrouted_per_second_over_its": asdict(ratio(unrouted.per_second, of.per_second)),
+        }
+    return {
+        "rounds": rounds,
+        "tokens": TOKENS,
+        "contestants": found,
+        "values": {n: asdict(f) for n, f in figures.items()},
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """Markdown: a row for each contestant."""
+    rows = [
+        f"| contestant | p50 | added | of it routing | stream of {TOKENS} chunks | requests a second "
+        "| ours over its | ours over its, nothing to route |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, of in found["contestants"].items():
+        over, apart = (
+            f"{of[key]['median']:.2f} ({of[key]['low']:.2f} to {of[key]['high']:.2f})"
+            for key in ("ours_per_second_over_its", "unrouted_per_second_over_its")
+        )
+        route, stream = (f"{of[key]:.2f} ms" if of[key] is not None else "" for key in ("route_ms", "stream_ms"))
+        added = "" if name == DIRECT else f"{of['added_ms']:.2f} ms"
+        rows.append(
+            f"| {name} | {of['latency_ms']:.2f} ms | {added} | {route} | {stream} | {of['per_second']:.0f} "
+            f"| {over} | {apart} |"
+        )
+    return "\n".join(rows)
