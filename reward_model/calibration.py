@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reward_model.errors import CheckpointError
-from reward_model.stopping import ALL_SCORED, PartialScores
+from reward_model.stopping import ALL_SCORED, CandidateScores, PartialScores
 
 FILE = "calibration.json"
 
@@ -119,6 +119,7 @@ class Calibration(Curve):
     by_route: dict[str, Curve] = Field(default_factory=dict)
     risk_control: RiskControl | None = None
     partial_scores: PartialScores | None = None
+    candidate_scores: CandidateScores | None = None
     by_stopping_rule: dict[str, Calibration] = Field(
         default_factory=dict, description="Calibrators fitted on the winners under another stopping rule."
     )
@@ -140,6 +141,11 @@ class Calibration(Curve):
     def under(self, stopping_rule: str | None) -> Calibration:
         """The calibrator for winners under a stopping rule: its own, or this one, which does not hold for it."""
         return self.by_stopping_rule.get(stopping_rule or "", self)
+
+    @property
+    def curve(self) -> Curve:
+        """The shared curve by itself."""
+        return Curve(**self.model_dump(include=set(Curve.model_fields)))
 
     @property
     def id(self) -> str:

@@ -1,19 +1,23 @@
-"""When a candidate that is still sampled is no longer worth its tokens. Pure: partial scores in, a choice out.
+"""When sampling more is no longer worth its tokens. Pure: scores in, a choice out.
 
-The rule is Weitzman's for Pandora's boxes (1979), at the margin: go on with a candidate while the expected gain of its
-final score over the best other one is worth more than its cost. What a partial score says of the final one is measured
-when a checkpoint is calibrated.
+The rule is Weitzman's for Pandora's boxes (1979), at the margin: go on with a candidate, or sample another one, while
+the expected gain over the best of the others is worth more than its cost. What a partial score says of the final one,
+and how candidates spread, is measured when a checkpoint is calibrated.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 # The stopping rule under which every candidate is sampled to its end and scored.
 ALL_SCORED = "all_scored"
+# Of sums over a normal distribution: points, and how many deviations they reach.
+_NODES, _REACH = 1_201, 6.0
 
 
 class Mark(BaseModel):
@@ -66,6 +70,61 @@ class ExpectedGain(BaseModel):
         return f"expected_gain(cost={self.cost:g}, marks={'+'.join(map(str, self.marks))})"
 
 
+class CandidateScores(BaseModel):
+    """How raw scores of whole candidates spread: prompts' means about `mean` with deviation `between`, candidates about
+    their own prompt's with `within`. Measured on all candidates of `prompts` prompts."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    mean: float
+    between: float = Field(ge=0)
+    within: float = Field(gt=0)
+    prompts: int = Field(gt=0)
+
+
+class Waves(BaseModel):
+    """Sample `sizes[0]` candidates, then up to `sizes[1]` and so on, while one more is expected to raise the winner's
+    probability by at least `cost`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    sizes: tuple[int, ...] = Field(min_length=2)
+    cost: float = Field(gt=0, lt=1)
+
+    @field_validator("sizes")
+    @classmethod
+    def _rise(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if list(sizes) != sorted(set(sizes)) or sizes[0] < 1:
+            raise ValueError("waves are candidate counts that rise")
+        return sizes
+
+    @property
+    def name(self) -> str:
+        """Names it in a stopping rule."""
+        return f"waves({'+'.join(map(str, self.sizes))}, cost={self.cost:g})"
+
+
+class StoppingRule(BaseModel):
+    """All that may end a request's sampling before every candidate has ended; nothing of it: `all_scored`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    gain: ExpectedGain | None = None
+    waves: Waves | None = None
+    accept_from: float | None = Field(None, ge=0, le=1, description="Probability at which the rest is not waited for.")
+
+    @property
+    def name(self) -> str:
+        """Names the rule in a calibrator and in answers."""
+        early = None if self.accept_from is None else f"early_accept({self.accept_from:g})"
+        parts = (self.waves and self.waves.name, self.gain and self.gain.name, early)
+        return " ".join(part for part in parts if part) or ALL_SCORED
+
+    def waves_of(self, n: int) -> tuple[int, ...]:
+        """How many of `n` candidates have been begun after each wave."""
+        return (*(size for size in (self.waves.sizes if self.waves else ()) if size < n), n)
+
+
 def hopeless(
     known: PartialScores, cost: float, tokens: int, running: Mapping[int, float], ended: Mapping[int, float]
 ) -> list[int]:
@@ -87,6 +146,24 @@ def hopeless(
         for index in running
         if index != best and expected_excess(expected[index] - expected[best], deviation) < least
     ]
+
+
+def expected_rise(
+    known: CandidateScores, probability: Callable[[NDArray[np.float64]], NDArray[np.float64]], seen: Sequence[float]
+) -> float:
+    """By how much one more candidate is expected to raise the winner's probability, after those with scores `seen`.
+
+    Its score is normal about the prompt's mean, of which `seen` tells; the expectation is a trapezoidal sum.
+    """
+    spread, among = known.within**2, known.between**2
+    # The prompt's mean, and what is not known of it: a normal prior and len(seen) observations.
+    shrunk = among / (among + spread / len(seen))
+    center = known.mean + shrunk * (math.fsum(seen) / len(seen) - known.mean)
+    deviation = math.sqrt(spread + among * (1 - shrunk))
+    nodes = np.linspace(-_REACH, _REACH, _NODES)
+    weights = np.exp(-(nodes**2) / 2)
+    rise = probability(center + deviation * nodes) - probability(np.array([max(seen)]))
+    return float(weights @ np.maximum(rise, 0) / weights.sum())
 
 
 def expected_excess(mean: float, deviation: float) -> float:

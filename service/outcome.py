@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from reward_model.stopping import PartialScores
 from service.candidates import Candidate
-from service.decision import Decision, decide
+from service.decision import Decision, Verdict, decide
 from service.errors import DeadlineMissed, ScorerUnavailable
 from service.plan import Plan
+from service.scorer_client import Stopping
 from service.selection import ranked
 
-StopReason = Literal["all_scored", "expected_gain", "deadline", "candidates_failed", "scorer_failed", "passthrough"]
+StopReason = Literal[
+    "all_scored", "expected_gain", "early_accept", "deadline", "candidates_failed", "scorer_failed", "passthrough"
+]
 Send = Literal["candidates", "hold_message", "fallback_message", "greedy"]
 
 
@@ -23,7 +25,8 @@ class Pool:
     candidates: list[Candidate]
     orm: str | None = None
     calibrator: dict[str, Any] | None = None
-    partial_scores: PartialScores | None = None
+    stopping: Stopping = field(default_factory=Stopping)
+    accepted_early: bool = False
     timed_out: bool = False
     scorer_error: ScorerUnavailable | None = None
 
@@ -40,6 +43,8 @@ class Pool:
     @property
     def stop_reason(self) -> StopReason:
         """Why no more was sampled or scored."""
+        if self.accepted_early:
+            return "early_accept"
         stopped = sum(candidate.stopped for candidate in self.candidates)
         if len(self.scored) + stopped == len(self.candidates):
             return "expected_gain" if stopped else "all_scored"
@@ -86,15 +91,8 @@ def _by_score(plan: Plan, pool: Pool) -> Outcome:
     order = ranked(pool.candidates, length_cut_loses=plan.settings.length_cut_loses)
     stop = pool.stop_reason
     # As the plan would have it: nothing failed and nothing was late.
-    whole = stop in ("all_scored", "expected_gain")
-    verdict = decide(
-        order[0].probability,
-        pool.calibrator,
-        accept_threshold=plan.accept_threshold,
-        review_threshold=min(plan.settings.review_threshold, plan.accept_threshold),
-        n=len(pool.candidates),
-        stopping_rule=plan.stopping_rule if whole else stop,
-    )
+    whole = stop in ("all_scored", "expected_gain", "early_accept")
+    verdict = _verdict(plan, pool, order[0], plan.stopping_rule if whole else stop)
     degraded = verdict.degraded if whole else stop
     if verdict.decision == "accept":
         return Outcome("accept", "candidates", stop, order, degraded)
@@ -102,6 +100,24 @@ def _by_score(plan: Plan, pool: Pool) -> Outcome:
         return _reviewed(plan, pool, order, degraded)
     sends: dict[str, Send] = {"send": "candidates", "message": "fallback_message", "greedy": "greedy"}
     return Outcome("fallback", sends[plan.settings.on_fallback], stop, order, degraded)
+
+
+def accepted(plan: Plan, pool: Pool, candidate: Candidate) -> bool:
+    """Whether the candidate would be accepted if it won, and cannot lose for having been cut off."""
+    if candidate.score is None or (plan.settings.length_cut_loses and candidate.finish_reason == "length"):
+        return False
+    return _verdict(plan, pool, candidate, plan.stopping_rule).decision == "accept"
+
+
+def _verdict(plan: Plan, pool: Pool, candidate: Candidate, stopping_rule: str) -> Verdict:
+    return decide(
+        candidate.probability,
+        pool.calibrator,
+        accept_threshold=plan.accept_threshold,
+        review_threshold=min(plan.settings.review_threshold, plan.accept_threshold),
+        n=len(pool.candidates),
+        stopping_rule=stopping_rule,
+    )
 
 
 def _without_scorer(plan: Plan, pool: Pool, error: ScorerUnavailable) -> Outcome:

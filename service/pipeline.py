@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from reward_model.stopping import hopeless
+from reward_model.stopping import expected_rise, hopeless
 from routing.router import RouteDecision
 from service.admission import Admission
 from service.auth import Identity
@@ -24,7 +24,7 @@ from service.deadlines import Deadline
 from service.errors import ApiError, DeadlineMissed, PolicyUnavailable, ScorerUnavailable
 from service.marks import Marks
 from service.metrics import Metrics
-from service.outcome import Outcome, Pool, conclude
+from service.outcome import Outcome, Pool, accepted, conclude
 from service.plan import Plan, make_plan
 from service.policy_client import Policy
 from service.relabelled import Relabelled
@@ -115,34 +115,59 @@ class Pipeline:
         yield [orjson.dumps(chunk) for chunk in completion_chunks(work, answer, only_end=True)]
 
     async def _sample_and_score(self, work: Work) -> Pool:
-        """n streams at once, each scored when it ends, until all are done or the deadline is there."""
+        """n streams, in waves where the route says so, each scored when it ends, until no more is wanted or the
+        deadline is there."""
         pool = Pool([Candidate(index) for index in range(work.plan.n)])
         pinned = asyncio.create_task(self._pin(work, pool))
         scores: dict[tuple[str, str], asyncio.Task[ScoreReply]] = {}
-        marks = Marks(pool.candidates)
-        tasks = [
-            asyncio.create_task(self._run_candidate(work, pool, c, marks, pinned, scores)) for c in pool.candidates
-        ]
-        stopper = asyncio.create_task(self._stop_hopeless(work, pool, marks, pinned, tasks))
+        began, begun = time.perf_counter(), 0
+        try:
+            for size in work.plan.stopping.waves_of(work.plan.n):
+                await self._wave(work, pool, pool.candidates[begun:size], pinned, scores)
+                begun = size
+                if pool.timed_out or pool.accepted_early or not _another_pays(work.plan, pool):
+                    break
+            for candidate in pool.candidates[begun:]:
+                candidate.stopped = True
+        finally:
+            await _cancel([*scores.values(), pinned])
+            self._observe_sampling(work, pool, began)
+        return pool
+
+    async def _wave(
+        self,
+        work: Work,
+        pool: Pool,
+        candidates: list[Candidate],
+        pinned: asyncio.Task[str | None],
+        scores: dict[tuple[str, str], asyncio.Task[ScoreReply]],
+    ) -> None:
+        """Streams at once, until all are scored, one is accepted where that ends it, or the deadline is there."""
+        marks = Marks(candidates)
+        tasks = [asyncio.create_task(self._run_candidate(work, pool, c, marks, pinned, scores)) for c in candidates]
+        stopper = asyncio.create_task(self._stop_hopeless(work, pool, candidates[0].index, marks, pinned, tasks))
         stopper.add_done_callback(_log_failure)
         waiting, failed = set(tasks), list[BaseException]()
-        began = time.perf_counter()
+        early = work.plan.stopping.accept_from is not None
+        until = asyncio.FIRST_COMPLETED if early else asyncio.FIRST_EXCEPTION
         try:
             while waiting and not pool.timed_out:
                 # A stream that breaks off does not end the others.
-                done, waiting = await asyncio.wait(
-                    waiting, timeout=work.deadline.remaining(), return_when=asyncio.FIRST_EXCEPTION
-                )
+                done, waiting = await asyncio.wait(waiting, timeout=work.deadline.remaining(), return_when=until)
                 failed += [e for task in done if not task.cancelled() and (e := task.exception()) is not None]
                 if fatal := next((e for e in failed if not isinstance(e, PolicyUnavailable)), None):
                     raise fatal
+                if early and any(accepted(work.plan, pool, candidate) for candidate in candidates):
+                    pool.accepted_early = True
+                    break
                 pool.timed_out = bool(waiting) and work.deadline.passed
             if failed and not waiting and not pool.completed:
                 raise failed[0]
         finally:
-            await _cancel([stopper, *tasks, *scores.values(), pinned])
-            self._observe_sampling(work, pool, began)
-        return pool
+            await _cancel([stopper, *tasks])
+        if pool.accepted_early:
+            for candidate in pool.candidates:
+                candidate.stopped = candidate.score is None
 
     async def _run_candidate(
         self,
@@ -172,13 +197,15 @@ class Pipeline:
         self,
         work: Work,
         pool: Pool,
+        first: int,
         marks: Marks,
         pinned: asyncio.Task[str | None],
         tasks: list[asyncio.Task[None]],
     ) -> None:
-        """At each mark score what there is of the candidates, and stop those that are not worth going on with."""
-        rule, orm = work.plan.stopping, await asyncio.shield(pinned)
-        if rule is None or orm is None or pool.partial_scores is None:
+        """At each mark score what there is of the wave that begins with candidate `first`, and stop what is not worth
+        going on with."""
+        rule, orm, known = work.plan.stopping.gain, await asyncio.shield(pinned), pool.stopping.partial_scores
+        if rule is None or orm is None or known is None:
             return
         for tokens in rule.marks:
             running = [c for c in await marks.reached(tokens) if c.content and not c.tool_calls]
@@ -191,15 +218,15 @@ class Pipeline:
                 return
             partial = {result.index: result.score for result in reply.results}
             ended = {c.index: c.score for c in pool.candidates if c.score is not None}
-            for index in hopeless(pool.partial_scores, rule.cost, tokens, partial, ended):
+            for index in hopeless(known, rule.cost, tokens, partial, ended):
                 if pool.candidates[index].running:
                     pool.candidates[index].stopped = True
-                    tasks[index].cancel()
+                    tasks[index - first].cancel()
 
     async def _pin(self, work: Work, pool: Pool) -> str | None:
         """Resolve the reward model once for the request and let it see the prompt while the policy samples."""
         try:
-            pool.orm, pool.partial_scores = await self.scorer.resolve(work.plan.settings.orm)
+            pool.orm, pool.stopping = await self.scorer.resolve(work.plan.settings.orm)
         except ScorerUnavailable as error:
             self.metrics.upstream_errors.labels("scorer").inc()
             pool.scorer_error = error
@@ -357,6 +384,14 @@ class Pipeline:
     def _at_work(self) -> Iterator[None]:
         with self.admission.permit(), self.metrics.inflight.track_inprogress():
             yield
+
+
+def _another_pays(plan: Plan, pool: Pool) -> bool:
+    """Whether one more candidate is expected to be worth its cost; without knowledge of that, it is."""
+    known, curve, seen = pool.stopping.candidate_scores, pool.stopping.curve, [c.score or 0.0 for c in pool.scored]
+    if plan.stopping.waves is None or known is None or curve is None or not seen:
+        return True
+    return expected_rise(known, curve.on, seen) >= plan.stopping.waves.cost
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from reward_model.stopping import ALL_SCORED, ExpectedGain
+from reward_model.stopping import StoppingRule
 from service.auth import Identity
 from service.errors import InvalidRequest
 from service.schemas import ChatRequest
@@ -34,12 +34,12 @@ class Plan:
     options: dict[str, Any]
     cache_salt: str
     locale: str | None = None
-    stopping: ExpectedGain | None = None
+    stopping: StoppingRule = field(default_factory=StoppingRule)
 
     @property
     def stopping_rule(self) -> str:
         """What a calibrator must have been fitted under."""
-        return self.stopping.name if self.stopping else ALL_SCORED
+        return self.stopping.name
 
     def body(self, index: int, *, greedy: bool = False) -> dict[str, Any]:
         """The policy's request for candidate `index`: its own seed, the tenant's cache salt."""
@@ -96,15 +96,9 @@ def make_plan(
         options=request.sampling_options(),
         cache_salt=identity.cache_salt,
         locale=wish.locale,
-        stopping=_stopping(request, settings, n),
+        # Where several choices are to be returned, the lesser ones are wanted too.
+        stopping=StoppingRule() if n == 1 or request.n > 1 else settings.stopping_rule(threshold),
     )
-
-
-def _stopping(request: ChatRequest, settings: RouteSettings, n: int) -> ExpectedGain | None:
-    """The route's rule; where several choices are to be returned, the lesser ones are wanted too."""
-    if settings.stop_cost is None or n == 1 or request.n > 1:
-        return None
-    return ExpectedGain(cost=settings.stop_cost, marks=tuple(settings.stop_marks))
 
 
 def _temperature(request: ChatRequest, settings: RouteSettings, strategy: str) -> float:

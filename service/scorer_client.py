@@ -8,8 +8,10 @@ from typing import Any, NamedTuple, Protocol
 
 import aiohttp
 import orjson
+from pydantic import BaseModel
 
-from reward_model.stopping import PartialScores
+from reward_model.calibration import Curve
+from reward_model.stopping import CandidateScores, PartialScores
 from service.errors import ScorerUnavailable
 
 _CONNECT_SECONDS = 2.0
@@ -34,11 +36,19 @@ class ScoreReply(NamedTuple):
     results: list[Scored]
 
 
+class Stopping(BaseModel):
+    """What is known of a reward model that a stopping rule needs; what is not known stops nobody."""
+
+    partial_scores: PartialScores | None = None
+    candidate_scores: CandidateScores | None = None
+    curve: Curve | None = None
+
+
 class Model(NamedTuple):
-    """A reward model that is served: its version, and what is known of its partial scores, if anything."""
+    """A reward model that is served: its version, and what its stopping rules go by."""
 
     id: str
-    partial_scores: PartialScores | None = None
+    stopping: Stopping = Stopping()
 
 
 class Scorer(Protocol):
@@ -86,8 +96,7 @@ class HttpScorer:
             listed = await self._call("GET", "/v1/models", None, _MODELS_SECONDS)
             self._models = {}
             for model in listed["data"]:
-                partial = model.get("partial_scores")
-                served = Model(model["id"], PartialScores.model_validate(partial) if partial else None)
+                served = Model(model["id"], Stopping.model_validate(model.get("stopping") or {}))
                 self._models |= dict.fromkeys((served.id, *model.get("aliases", [])), served)
             self._models_at = time.monotonic()
         if orm not in self._models:

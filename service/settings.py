@@ -13,7 +13,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from reward_model.stopping import ExpectedGain
+from reward_model.stopping import ExpectedGain, StoppingRule, Waves
 from routing.rules import RouterSettings
 from service.errors import SetupError
 
@@ -53,6 +53,13 @@ class RouteSettings(BaseModel):
         "deviations of winners' scores; where not set, all are sampled to their end.",
     )
     stop_marks: list[int] = Field([32, 48, 64, 96], description="Completion tokens at which that is judged.")
+    waves: list[int] | None = Field(
+        None,
+        description="Sample in waves, such as `[2, 4, 8]`: a next one only while one more candidate is expected to "
+        "raise the winner's probability by `wave_cost`; where not set, all at once.",
+    )
+    wave_cost: float = Field(0.002, gt=0, lt=1, description="Rise of the probability that a candidate must be worth.")
+    early_accept: bool = Field(False, description="Send the first candidate that is accepted, and cancel the rest.")
     accept_threshold: float = Field(0.6, ge=0, le=1, description="Probability from which an answer is accepted.")
     review_threshold: float = Field(0.3, ge=0, le=1, description="Probability from which a person is asked.")
     budget_ms: int = Field(30_000, ge=100, description="Time to answer in, from the request's arrival.")
@@ -75,9 +82,16 @@ class RouteSettings(BaseModel):
             raise ValueError(f"budget_ms={self.budget_ms} is above max_budget_ms={self.max_budget_ms}")
         if self.review_threshold > self.accept_threshold:
             raise ValueError("review_threshold is above accept_threshold")
-        if self.stop_cost is not None:
-            ExpectedGain(cost=self.stop_cost, marks=tuple(self.stop_marks))
+        self.stopping_rule(self.accept_threshold)
         return self
+
+    def stopping_rule(self, accept_threshold: float) -> StoppingRule:
+        """What may end sampling early, where answers are accepted from `accept_threshold` on."""
+        return StoppingRule(
+            gain=None if self.stop_cost is None else ExpectedGain(cost=self.stop_cost, marks=tuple(self.stop_marks)),
+            waves=None if self.waves is None else Waves(sizes=tuple(self.waves), cost=self.wave_cost),
+            accept_from=accept_threshold if self.early_accept else None,
+        )
 
 
 _SEND: dict[str, Any] = {"on_review": "send", "on_fallback": "send"}

@@ -105,6 +105,28 @@ def gateway(
     typer.echo(bench.table(found) if markdown else json.dumps(found, indent=2))
 
 
+@bench_app.command()
+def deadline(
+    budget_ms: Annotated[int, typer.Option(min=500, help="Each request's budget.")] = 4_000,
+    duration: Annotated[float, typer.Option(min=5, help="Seconds of a run.")] = 40.0,
+    rate: Annotated[float, typer.Option(help="First rate that is tried.")] = 0.5,
+    max_tokens: Annotated[int, typer.Option(min=8, help="Completion tokens at most.")] = 96,
+    prefill_ms: Annotated[float, typer.Option(help="The policy's time to its first token.")] = 60.0,
+    step_ms: Annotated[float, typer.Option(help="Its time for a token.")] = 15.0,
+    sequence_ms: Annotated[float, typer.Option(help="What each further sequence adds to that.")] = 0.1,
+    logs: Annotated[Path | None, typer.Option(help="Folder for the servers' logs.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table instead of JSON.")] = False,
+) -> None:
+    """See whether budgets hold under load, with a policy that only keeps time (about six minutes)."""
+    from loadtest.bench import deadline as bench
+    from loadtest.bench.fake_policy import Pace
+
+    pace = Pace(prefill_ms, step_ms, sequence_ms, most=256, tokens=max_tokens, shortest=max_tokens // 3)
+    with _clear_errors():
+        found = bench.run(bench.Setup(duration, budget_ms, max_tokens, rate, pace), _folder(logs), _say)
+    typer.echo(bench.table(found) if markdown else json.dumps(found, indent=2))
+
+
 def _peers(known: Sequence[str], without: list[str] | None) -> list[str]:
     if unknown := set(without or ()) - set(known):
         raise typer.BadParameter(f"no peer is called {', '.join(sorted(unknown))}; there are {', '.join(known)}")

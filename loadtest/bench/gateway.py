@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import random
+import secrets
 import subprocess
 import sys
 import time
@@ -31,7 +32,7 @@ from loadtest.bench.processes import BenchError, free_port, served
 DIRECT, OURS, AGAIN, UNROUTED = "direct", "winnow", "again", "winnow, nothing to route"
 LITELLM, ROUTER, ITS_HUB = "LiteLLM", "vllm-router", "its_hub"
 REQUIREMENTS = {
-    LITELLM: ["litellm[proxy]==1.109.1"],
+    LITELLM: ["litellm[proxy]==1.106.2"],
     ROUTER: ["vllm-router==0.1.17"],
     ITS_HUB: ["its_hub[iaas]==1.2.0"],
 }
@@ -159,13 +160,16 @@ def _winnow(stack: ExitStack, upstream: str, logs: Path, cores: set[int]) -> Con
 def _litellm(stack: ExitStack, place: Path, upstream: str, logs: Path, cores: set[int]) -> Contestant:
     port, config = free_port(), logs / "litellm.yaml"
     settings = {"model": f"openai/{MODEL}", "api_base": f"{upstream}/v1", "api_key": "none"}
-    config.write_text(json.dumps({"model_list": [{"model_name": MODEL, "litellm_params": settings}]}))
+    models = [{"model_name": MODEL, "litellm_params": settings}]
+    general = {"master_key": "os.environ/LITELLM_MASTER_KEY"}
+    config.write_text(json.dumps({"model_list": models, "general_settings": general}))
     command = [str(place / "litellm"), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
     command += ["--num_workers", "1", "--telemetry", "False"]
-    environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+    key = f"sk-{secrets.token_hex(16)}"
+    environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MASTER_KEY": key}
     url = f"http://127.0.0.1:{port}"
     stack.enter_context(served(LITELLM, command, url, "/health/liveliness", logs / "litellm.log", environment, cores))
-    return Contestant(url, MODEL, "none")
+    return Contestant(url, MODEL, key)
 
 
 def _vllm_router(stack: ExitStack, place: Path, upstream: str, logs: Path, cores: set[int]) -> Contestant:
@@ -183,8 +187,8 @@ def _its_hub(stack: ExitStack, place: Path, upstream: str, logs: Path, cores: se
     command = [str(place / "its-iaas"), "--host", "127.0.0.1", "--port", str(port), "--log-level", "ERROR"]
     url = f"http://127.0.0.1:{port}"
     stack.enter_context(served(ITS_HUB, command, url, "/v1/models", logs / "its_hub.log", None, cores))
-    settings = {"endpoint": f"{upstream}/v1", "api_key": "none", "model": MODEL, "alg": "self-consistency", "budget": 1}
-    body = json.dumps(settings).encode()
+    settings = {"endpoint": f"{upstream}/v1", "api_key": "none", "model": MODEL, "alg": "self-consistency"}
+    body = json.dumps(settings | {"budget": 1, "regex_patterns": [".*"]}).encode()
     request = urllib.request.Request(f"{url}/configure", body, {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=30):
         pass

@@ -17,6 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
+from reward_model.calibration import Calibration
 from reward_model.errors import (
     BadInput,
     DeadlineExceeded,
@@ -172,11 +173,17 @@ async def list_models(request: Request) -> Response:
         "aliases": sorted(scorer.names - {model.id}),
         "state": "ready" if scorer.engine.batcher.alive else "failed",
         "calibrator": scorer.calibrator(),
-        "partial_scores": model.calibration.partial_scores.model_dump()
-        if model.calibration and model.calibration.partial_scores
-        else None,
+        "stopping": _stopping_facts(model.calibration),
     }
     return _json({"object": "list", "data": [entry]})
+
+
+def _stopping_facts(calibration: Calibration | None) -> dict[str, Any] | None:
+    """What a stopping rule needs to know of the model."""
+    if calibration is None:
+        return None
+    facts = calibration.model_dump(mode="json", include={"partial_scores", "candidate_scores"})
+    return facts | {"curve": calibration.curve.model_dump(mode="json")}
 
 
 async def livez() -> dict[str, str]:

@@ -82,7 +82,9 @@ def score(
 def _load(settings: ScorerSettings) -> LoadedModel:
     """Load the model that the settings name, saying so."""
     from reward_model.serving.engine import load_configured
+    from reward_model.serving.memory import keep_freed_memory
 
+    keep_freed_memory()
     began = time.monotonic()
     _say(f"Loading {settings.model}")
     loaded = load_configured(settings)

@@ -7,7 +7,8 @@ import hashlib
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -202,7 +203,8 @@ def _packed(model: LoadedModel, max_bytes: int) -> PackedScorer | None:
     if max_bytes == 0:
         return None
     try:
-        return PackedScorer(model, max_bytes)
+        with _one_thread():
+            return PackedScorer(model, max_bytes)
     except Unsupported as reason:
         log.warning("%s is scored without a prefix cache: %s", model.id, reason)
         return None
@@ -214,7 +216,23 @@ def load_configured(settings: ScorerSettings) -> LoadedModel:
     dtype = torch.bfloat16 if settings.dtype == "bf16" or _bf16_is_fast(settings.dtype, device) else torch.float32
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    return load_model(settings.model, settings.registry, dtype, device)
+    with _one_thread():
+        return load_model(settings.model, settings.registry, dtype, device)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Work that starts no pool of threads for the one that loads.
+
+    OpenMP gives each thread that works in parallel a pool of its own, and where their threads are more than the cores
+    they sleep between operations instead of spinning: a forward pass in the batcher's thread takes twice as long.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _device(asked: str) -> str:

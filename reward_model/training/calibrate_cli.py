@@ -6,12 +6,16 @@ import json
 import os
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from pydantic import ValidationError
 
 from reward_model.errors import BadInput
 from reward_model.training.console import clear_errors
+
+if TYPE_CHECKING:
+    from reward_model.stopping import StoppingRule
 
 calibrate_app = typer.Typer(add_completion=False)
 simulate_app = typer.Typer(add_completion=False)
@@ -35,14 +39,14 @@ def calibrate(
         typer.Option(help="Try only thresholds that accept so many labelled winners; set it before you see a result."),
     ] = 0,
     stop_cost: Annotated[
-        list[float] | None,
-        typer.Option(
-            min=0.001, help="Fit one more calibrator, for routes that stop candidates at this cost; repeatable."
-        ),
+        float | None, typer.Option(min=0.001, help="Fit one more calibrator, for routes with this `stop_cost`.")
     ] = None,
-    stop_marks: Annotated[
-        str, typer.Option(help="Tokens at which those routes judge partial completions.")
-    ] = "32,48,64,96",
+    stop_marks: Annotated[str, typer.Option(help="Those routes' `stop_marks`.")] = "32,48,64,96",
+    waves: Annotated[str | None, typer.Option(help="The same for routes with these `waves`, such as 2,4,8.")] = None,
+    wave_cost: Annotated[float, typer.Option(help="Those routes' `wave_cost`.")] = 0.002,
+    early_accept: Annotated[
+        float | None, typer.Option(help="The same for routes with `early_accept`: their `accept_threshold`.")
+    ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report with plots there.")] = None,
 ) -> None:
     """Fit the probability that a reviewer would send a reply, on the replies of the calibration split.
@@ -60,27 +64,20 @@ def calibrate(
         from reward_model.calibration import save_calibration
         from reward_model.checkpoint import base_folder, load_formatter
         from reward_model.manifest import read_manifest
-        from reward_model.stopping import ExpectedGain
         from reward_model.training import calibrate as calibration
         from reward_model.training.calibration_report import calibration_report
         from reward_model.training.labelled import labelled, shared_selection
-        from reward_model.training.partial_scores import (
-            MARKS,
-            MIN_PROMPTS,
-            measure_partial,
-            score_partial,
-            stopped_by,
-            trade_off,
-        )
+        from reward_model.training.partial_scores import MARKS, MIN_PROMPTS, measure_partial, score_partial
+        from reward_model.training.replay import ENDED, Judged, measure_candidates, replay, trade_off
         from reward_model.training.scoring import API_KEY_VARIABLE, own_scorer, scored_by
 
         # What can be refused is refused before a scorer is started in vain.
         how = calibration.How(method, by_route, alpha, delta, least_accepted)
         shared_selection(replies)
-        rules = [ExpectedGain(cost=cost, marks=_marks(stop_marks)) for cost in stop_cost or ()]
+        rules = _rules(stop_cost, stop_marks, waves, wave_cost, early_accept)
         manifest = read_manifest(checkpoint)
         orm = manifest.id
-        marks = sorted({*MARKS, *(mark for rule in rules for mark in rule.marks)})
+        marks = sorted({*MARKS, *(mark for rule in rules if rule.gain for mark in rule.gain.marks)})
         key = os.environ.get(API_KEY_VARIABLE) if url else None
         with nullcontext(url) if url else own_scorer(checkpoint) as address:
             scores = scored_by(str(address), orm, key)(replies)
@@ -89,26 +86,47 @@ def calibrate(
         known = measure_partial(replies, scores, partial)
         if known is None and rules:
             raise BadInput(f"a stopping rule needs {MIN_PROMPTS} prompts whose candidates were all judged")
-        by_rule = {}
-        for rule in rules:
-            assert known is not None
-            stopped = stopped_by(rule, known, replies, scores, partial)
-            own = calibration.calibrate(orm, replies, scores, how, rule.name, stopped > 0)
-            own.fitted_on["trade_off"] = trade_off(replies, scores, stopped)
-            by_rule[rule.name] = own
         plain = calibration.calibrate(orm, replies, scores, how)
-        fitted = plain.model_copy(update={"partial_scores": known, "by_stopping_rule": by_rule})
-        save_calibration(checkpoint, fitted)
+        if known is not None:
+            spread = measure_candidates(replies, scores)
+            judged = Judged(replies, scores, partial, known, spread, plain.curve)
+            for rule in rules:
+                stopped = replay(rule, judged)
+                own = calibration.calibrate(orm, replies, scores, how, rule.name, stopped != ENDED)
+                own.fitted_on["trade_off"] = trade_off(replies, scores, stopped)
+                plain.by_stopping_rule[rule.name] = own
+            plain = plain.model_copy(update={"partial_scores": known, "candidate_scores": spread})
+        save_calibration(checkpoint, plain)
         if html is not None:
-            calibration_report(fitted, labelled(replies, scores)).write(html)
-    print(fitted.model_dump_json())
+            calibration_report(plain, labelled(replies, scores)).write(html)
+    print(plain.model_dump_json())
 
 
-def _marks(text: str) -> tuple[int, ...]:
-    """Token counts out of "32,64"."""
+def _rules(
+    stop_cost: float | None, stop_marks: str, waves: str | None, wave_cost: float, early_accept: float | None
+) -> list[StoppingRule]:
+    """A rule for each of the three that is named, and one of all of them where they are several."""
+    from reward_model.stopping import ExpectedGain, StoppingRule, Waves
+
+    try:
+        parts: dict[str, Any] = {}
+        if stop_cost is not None:
+            parts["gain"] = ExpectedGain(cost=stop_cost, marks=_numbers("--stop-marks", stop_marks))
+        if waves is not None:
+            parts["waves"] = Waves(sizes=_numbers("--waves", waves), cost=wave_cost)
+        if early_accept is not None:
+            parts["accept_from"] = early_accept
+        rules = [StoppingRule(**{name: part}) for name, part in parts.items()]
+        return [*rules, StoppingRule(**parts)] if len(rules) > 1 else rules
+    except ValidationError as error:
+        raise BadInput(f"that is no stopping rule: {error.errors()[0]['msg']}") from error
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    """Counts out of "32,64"."""
     parts = text.split(",")
     if not all(part.strip().isdigit() for part in parts):
-        raise BadInput(f"--stop-marks {text!r} is not a list of token counts such as 32,48,64,96")
+        raise BadInput(f"{option} {text!r} is not a list of numbers such as 32,48,64,96")
     return tuple(sorted({int(part) for part in parts}))
 
 

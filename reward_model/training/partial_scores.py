@@ -1,16 +1,13 @@
-"""What the score of a completion's first tokens says of its final score, and whom a stopping rule would stop."""
+"""What the score of a completion's first tokens says of its final score."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from reward_model.errors import BadInput
 from reward_model.formatting import Formatter
-from reward_model.stopping import ExpectedGain, Mark, PartialScores, hopeless
+from reward_model.stopping import Mark, PartialScores
 from reward_model.training.data import LabelledReply, as_completion
 from reward_model.training.labelled import Floats, all_judged, by_prompt, winners
 from reward_model.training.scoring import Score
@@ -87,55 +84,3 @@ def _mark(tokens: int, partial: Floats, scores: Floats, prompts: Sequence[list[i
         correlation=float(x @ y / np.sqrt((x @ x) * (y @ y))),
         candidates=len(x),
     )
-
-
-def stopped_by(
-    rule: ExpectedGain,
-    known: PartialScores,
-    replies: Sequence[LabelledReply],
-    scores: Floats,
-    partial: Mapping[int, Floats],
-) -> NDArray[np.int64]:
-    """The mark at which the rule would have stopped each reply, 0 for those that it lets end.
-
-    The candidates of a prompt are taken to be decoded in step.
-
-    Raises BadInput for a mark that was not measured.
-    """
-    if missing := [mark for mark in rule.marks if known.at(mark) is None]:
-        raise BadInput(
-            f"partial scores were not measured at {missing} tokens; there are {[m.tokens for m in known.marks]}"
-        )
-    stopped = np.zeros(len(replies), dtype=np.int64)
-    for places in by_prompt(replies):
-        for tokens in rule.marks:
-            left = [i for i in places if not stopped[i]]
-            running = {i: float(partial[tokens][i]) for i in left if not np.isnan(partial[tokens][i])}
-            ended = {i: float(scores[i]) for i in left if i not in running}
-            stopped[hopeless(known, rule.cost, tokens, running, ended)] = tokens
-    return stopped
-
-
-def trade_off(replies: Sequence[LabelledReply], scores: Floats, stopped: NDArray[np.int64]) -> dict[str, float]:
-    """What a rule saves and what it costs, on prompts whose candidates were all judged.
-
-    `tokens`: share of the completion tokens that are sampled; `loss`: what the winner's score loses on the mean, in
-    standard deviations of winners' scores over prompts; `agreement`: share of prompts with the same winner;
-    `acceptable` and `cut`: shares of winners that are acceptable and that the token limit cut off, `_of_all` without
-    the rule.
-    """
-    places = [i for group in by_prompt(replies) if all_judged([replies[j] for j in group]) for i in group]
-    tokens = np.array([replies[i].completion_tokens or 0 for i in places])
-    spent = np.where(stopped[places] > 0, stopped[places], tokens)
-    full, left = winners(scores, replies, np.zeros(len(replies), dtype=bool)), winners(scores, replies, stopped > 0)
-    labels = np.array([reply.acceptable for reply in replies])
-    cut = np.array([reply.finish_reason == "length" for reply in replies])
-    return {
-        "tokens": round(float(spent.sum() / tokens.sum()), 4) if tokens.sum() else math.nan,
-        "loss": round(float((scores[full].mean() - scores[left].mean()) / scores[full].std(ddof=1)), 4),
-        "agreement": round(float((full & left).sum() / full.sum()), 4),
-        "acceptable": round(float(labels[left].mean()), 4),
-        "acceptable_of_all": round(float(labels[full].mean()), 4),
-        "cut": round(float(cut[left].mean()), 4),
-        "cut_of_all": round(float(cut[full].mean()), 4),
-    }

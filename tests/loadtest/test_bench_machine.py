@@ -48,10 +48,10 @@ def paced_policy() -> Iterator[str]:
 async def test_a_policy_of_known_pace_is_measured_at_that_pace(paced_policy: str) -> None:
     found = await machine._policy(paced_policy)
     assert set(found.step_ms) == {"1", "8"}
-    # A sleep is never shorter than asked for; what the first token takes is not part of a step.
+    # What the first token takes is not part of a step. uvloop counts whole milliseconds: a sleep may be one short.
     assert all(step > 0.7 * STEP_MS for step in found.step_ms.values())
     assert set(found.prefill_ms) == {"60", "250", "850"}
-    assert all(first >= FIRST_MS for first in found.prefill_ms.values())
+    assert all(first > FIRST_MS - 2 for first in found.prefill_ms.values())
 
 
 def test_a_device_that_is_not_there_is_named() -> None:

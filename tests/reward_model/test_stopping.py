@@ -7,7 +7,18 @@ import math
 import pytest
 from scipy import integrate, stats
 
-from reward_model.stopping import ExpectedGain, Mark, PartialScores, expected_excess, hopeless
+from reward_model.calibration import Curve
+from reward_model.stopping import (
+    CandidateScores,
+    ExpectedGain,
+    Mark,
+    PartialScores,
+    StoppingRule,
+    Waves,
+    expected_excess,
+    expected_rise,
+    hopeless,
+)
 
 
 def known(slope: float = 0.5, deviation: float = 1.0, winner_deviation: float = 2.0) -> PartialScores:
@@ -56,3 +67,38 @@ def test_a_rule_is_named_by_what_it_does() -> None:
             ExpectedGain(cost=0.05, marks=marks)
     with pytest.raises(ValueError):  # noqa: PT011
         ExpectedGain(cost=0, marks=(32,))
+
+
+@pytest.mark.parametrize("seen", [[0.0], [1.5, -0.5], [-2.0, -2.5, -1.0, -3.0], [4.0]])
+def test_the_expected_rise_is_the_integral(seen: list[float]) -> None:
+    known = CandidateScores(mean=0.5, between=0.8, within=1.2, prompts=100)
+    curve = Curve(method="platt", slope=1.3, intercept=-0.4, labels=100, positives=50)
+    # The posterior of the prompt's mean by precisions, and the predictive distribution of one more score.
+    precision = 1 / 0.8**2 + len(seen) / 1.2**2
+    center = (0.5 / 0.8**2 + sum(seen) / 1.2**2) / precision
+    density = stats.norm(center, math.sqrt(1.2**2 + 1 / precision)).pdf
+    best = max(seen)
+
+    def rise(x: float) -> float:
+        return float(curve.on(x) - curve.on(best)) * density(x)
+
+    integral = integrate.quad(rise, best, best + 30, epsabs=1e-13)[0]
+    assert expected_rise(known, curve.on, seen) == pytest.approx(integral, abs=1e-5)
+
+
+def test_prompts_that_do_not_differ_teach_nothing() -> None:
+    known = CandidateScores(mean=0.0, between=0.0, within=1.0, prompts=100)
+    curve = Curve(method="isotonic", x=[0.0, 1e-9], y=[0.0, 1.0], labels=100, positives=50)
+    # P(score > 0) = 1/2 whatever was seen, and nothing rises once one is above.
+    assert expected_rise(known, curve.on, [-5.0, -5.0]) == pytest.approx(0.5, abs=0.01)
+    assert expected_rise(known, curve.on, [3.0]) == 0.0
+
+
+def test_rules_have_names_and_waves_end_with_n() -> None:
+    rule = StoppingRule(waves=Waves(sizes=(2, 4, 8), cost=0.002))
+    assert StoppingRule().name == "all_scored"
+    assert rule.name == "waves(2+4+8, cost=0.002)"
+    assert [rule.waves_of(n) for n in (8, 6, 2, 16)] == [(2, 4, 8), (2, 4, 6), (2,), (2, 4, 8, 16)]
+    assert StoppingRule().waves_of(8) == (8,)
+    with pytest.raises(ValueError, match="candidate counts that rise"):
+        Waves(sizes=(4, 2), cost=0.1)

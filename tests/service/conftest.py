@@ -20,12 +20,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from reward_model.stopping import PartialScores
 from routing.router import RouteDecision
 from service.app import create_app
 from service.auth import add_key
 from service.errors import ScorerUnavailable
-from service.scorer_client import Model, Scored, ScoreReply
+from service.scorer_client import Model, Scored, ScoreReply, Stopping
 from service.settings import Settings, load_settings
 
 ACCEPTABLE = {
@@ -139,13 +138,13 @@ class FakeScorer:
         self.down = False
         self.calls: list[dict[str, Any]] = []
         self.partial_calls: list[dict[str, Any]] = []
-        self.partial_scores: PartialScores | None = None
+        self.stopping = Stopping()
         self.prefilled: list[str] = []
 
     async def resolve(self, orm: str) -> Model:
         if self.down:
             raise ScorerUnavailable("the scorer could not be reached")
-        return Model("fake@1", self.partial_scores)
+        return Model("fake@1", self.stopping)
 
     async def prefill(self, prompt: list[dict[str, Any]], orm: str) -> None:
         self.prefilled.append(orm)

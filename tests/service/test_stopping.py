@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from reward_model.stopping import ExpectedGain, Mark, PartialScores
+from reward_model.calibration import Curve
+from reward_model.stopping import CandidateScores, ExpectedGain, Mark, PartialScores
+from service.scorer_client import Stopping
 
 RULE = ExpectedGain(cost=0.05, marks=(2, 4))
 ROUTE = {"stop_cost": 0.05, "stop_marks": [2, 4]}
@@ -24,7 +26,7 @@ async def stopping(start_gateway: Any, script: Any) -> Any:
     async with start_gateway(profile="demo", routes={"billing": ROUTE}) as gateway:
         gateway.policy.answer = lambda body, number: script([f"{number % 8} "] * 6, pause=0.03)
         gateway.scorer.value = lambda text: float(text.split()[0])
-        gateway.scorer.partial_scores = KNOWN
+        gateway.scorer.stopping = Stopping(partial_scores=KNOWN)
         yield gateway
 
 
@@ -80,11 +82,11 @@ async def test_close_candidates_all_go_on(stopping: Any) -> None:
 async def test_nobody_is_stopped(stopping: Any, change: str) -> None:
     fields: dict[str, Any] = {}
     if change == "unknown":
-        stopping.scorer.partial_scores = None
+        stopping.scorer.stopping = Stopping()
     if change == "several_choices":
         fields["n"] = 2
     if change == "failing":
-        stopping.scorer.partial_scores = KNOWN.model_copy(update={"marks": None})
+        stopping.scorer.stopping.partial_scores = KNOWN.model_copy(update={"marks": None})
     response = await stopping.ask(**fields)
     assert response.status_code == 200
     assert response.json()["rerank"]["n_scored"] == 8
@@ -105,3 +107,60 @@ async def test_marks_that_fall_are_refused(start_gateway: Any) -> None:
     with pytest.raises(SetupError, match="token counts that rise"):
         async with start_gateway(routes={"billing": ROUTE | {"stop_marks": [64, 32]}}):
             pass
+
+
+SURE = Stopping(
+    candidate_scores=CandidateScores(mean=0.0, between=0.0, within=1.0, prompts=100),
+    curve=Curve(method="platt", slope=1.0, intercept=0.0, labels=100, positives=50),
+)
+WAVES = {"waves": [2, 4, 8], "wave_cost": 0.05}
+
+
+@pytest.mark.parametrize(("first", "sampled"), [(3.0, 2), (-1.0, 8)])
+async def test_waves_end_when_another_candidate_is_not_worth_it(
+    start_gateway: Any, script: Any, first: float, sampled: int
+) -> None:
+    async with start_gateway(profile="demo", routes={"billing": WAVES}) as gateway:
+        gateway.policy.answer = lambda body, number: script([f"{number}"])
+        # After a probability of 0.953 another candidate is not expected to bring a twentieth, after one of 0.27 it is.
+        gateway.scorer.value = lambda text: first - 0.1 * int(text)
+        gateway.scorer.stopping = SURE
+        gateway.scorer.calibrator["selection"] = {"n": 8, "stopping_rule": "waves(2+4+8, cost=0.05)"}
+        rerank = (await gateway.ask()).json()["rerank"]
+        assert len(gateway.policy.bodies) == sampled
+    assert (rerank["n_requested"], rerank["n_scored"]) == (8, sampled)
+    assert rerank["stop_reason"] == ("all_scored" if sampled == 8 else "expected_gain")
+    assert (rerank["decision"], rerank["degraded"]) == ("accept", None)
+    assert sum(bool(c.get("stopped")) for c in rerank["candidates"]) == 8 - sampled
+
+
+async def test_waves_go_on_where_nothing_is_known(start_gateway: Any, script: Any) -> None:
+    async with start_gateway(profile="demo", routes={"billing": WAVES}) as gateway:
+        rerank = (await gateway.ask()).json()["rerank"]
+        assert (rerank["n_scored"], len(gateway.policy.bodies)) == (8, 8)
+
+
+async def test_the_first_accepted_candidate_ends_it(start_gateway: Any, script: Any) -> None:
+    async with start_gateway(profile="demo", routes={"billing": {"early_accept": True}}) as gateway:
+        # Candidate i takes i + 1 pieces, and the third is the first that would be accepted.
+        gateway.policy.answer = lambda body, i: script([f"{i} "] * (i + 1), pause=0.1)
+        gateway.scorer.value = lambda text: float(text.split()[0])
+        gateway.scorer.probability = lambda score: 0.9 if score >= 2 else 0.4
+        gateway.scorer.calibrator["selection"] = {"n": 8, "stopping_rule": "early_accept(0.6)"}
+        response = (await gateway.ask()).json()
+        await settled(gateway, 8)
+        assert (gateway.policy.finished, gateway.policy.cut_off) == (3, 5)
+    rerank = response["rerank"]
+    assert (rerank["decision"], rerank["stop_reason"], rerank["degraded"]) == ("accept", "early_accept", None)
+    assert (rerank["winner"]["index"], rerank["n_scored"]) == (2, 3)
+
+
+@pytest.mark.parametrize("why", ["another rule", "cut off"])
+async def test_what_may_not_be_accepted_ends_nothing(start_gateway: Any, script: Any, why: str) -> None:
+    async with start_gateway(profile="demo", routes={"billing": {"early_accept": True}}) as gateway:
+        reason = "length" if why == "cut off" else "stop"
+        gateway.policy.answer = lambda body, i: script([f"{i} "], pause=0.02 * i, finish_reason=reason)
+        if why == "cut off":
+            gateway.scorer.calibrator["selection"] = {"n": 8, "stopping_rule": "early_accept(0.6)"}
+        rerank = (await gateway.ask()).json()["rerank"]
+    assert (rerank["n_scored"], rerank["stop_reason"]) == (8, "all_scored")

@@ -6,13 +6,9 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
 
-from reward_model.calibration import Selection
-from reward_model.errors import BadInput
 from reward_model.formatting import Formatter
-from reward_model.stopping import ExpectedGain
 from reward_model.training.data import LabelledReply
-from reward_model.training.labelled import winners
-from reward_model.training.partial_scores import measure_partial, score_partial, stopped_by, trade_off
+from reward_model.training.partial_scores import measure_partial, score_partial
 
 PROMPTS, N = 200, 4
 
@@ -81,33 +77,6 @@ def test_too_little_is_not_measured() -> None:
     assert known.marks == []
 
 
-def test_a_costlier_rule_stops_more_and_keeps_the_expected_best() -> None:
-    rows, scores, partial = made()
-    known = measure_partial(rows, scores, {32: partial})
-    assert known is not None
-    counts = []
-    for cost in (0.001, 0.05, 10.0):
-        at = stopped_by(ExpectedGain(cost=cost, marks=(32,)), known, rows, scores, {32: partial})
-        assert set(at.tolist()) <= {0, 32}
-        stopped = at > 0
-        counts.append(int(stopped.sum()))
-        kept = ~stopped.reshape(-1, N)
-        assert kept.any(axis=1).all()
-        assert kept[np.arange(PROMPTS), partial.reshape(-1, N).argmax(1)].all()
-        chosen = winners(scores, rows, stopped)
-        assert not (chosen & stopped).any()
-        assert chosen.sum() == PROMPTS
-    assert counts[0] < counts[1] < counts[2] == PROMPTS * (N - 1)
-
-
-def test_a_mark_that_was_not_measured_is_refused() -> None:
-    rows, scores, partial = made()
-    known = measure_partial(rows, scores, {32: partial})
-    assert known is not None
-    with pytest.raises(BadInput, match=r"not measured at \[64\] tokens; there are \[32\]"):
-        stopped_by(ExpectedGain(cost=0.1, marks=(32, 64)), known, rows, scores, {32: partial})
-
-
 def test_first_tokens_of_complete_prompts_are_scored(formatter: Formatter) -> None:
     rows = replies(3)[:-1]
     rows[0] = rows[0].model_copy(update={"completion": "no"})
@@ -124,31 +93,3 @@ def test_first_tokens_of_complete_prompts_are_scored(formatter: Formatter) -> No
     for text, reply in zip(asked, rows[1:8], strict=True):
         assert str(reply.completion).startswith(text)
         assert len(formatter._plain_ids(text)) == 5
-
-
-def test_what_a_rule_saves_and_costs_by_hand() -> None:
-    rows = [row.model_copy(update={"completion_tokens": 100}) for row in replies(3)[:-1]]
-    scores = np.array([4.0, 3, 2, 1, 1, 2, 3, 8, 9, 9, 9])
-    stopped = np.array([0, 32, 32, 64, 0, 0, 0, 32, 0, 0, 0])
-    assert trade_off(rows, scores, stopped) == {
-        # Four of 100 tokens, three of 32 and one of 64, of 800; the third prompt lacks a candidate.
-        "tokens": round((4 * 100 + 3 * 32 + 64) / 800, 4),
-        # Winners 4 and 8, then 4 and 3: the mean falls by 2.5, and the deviation of 4 and 8 is 2.8284.
-        "loss": round(2.5 / 2.8284271, 4),
-        "agreement": 0.5,
-        "acceptable": 0.5,
-        "acceptable_of_all": 0.5,
-        "cut": 0.0,
-        "cut_of_all": 0.0,
-    }
-
-
-def test_a_winner_under_a_rule_needs_all_candidates_judged() -> None:
-    rows = replies(2)[:-1]
-    scores = np.array([4.0, 3, 2, 1, 9, 8, 7])
-    none = np.zeros(7, dtype=bool)
-    assert winners(scores, rows, none).tolist() == [True] + [False] * 6
-    stopped = none.copy()
-    stopped[0] = True
-    assert winners(scores, rows, stopped).tolist() == [False, True] + [False] * 5
-    assert Selection(n=4).stopping_rule == "all_scored"
