@@ -12,6 +12,7 @@ WinnowError
     ├── Overloaded          503  the gateway has as much as it can carry
     ├── PolicyUnavailable   502  the policy cannot be reached, or broke off
     ├── ScorerUnavailable   503  the scorer cannot be reached, or failed
+    │   └── ScorerLate           it works, and has no time left for this
     └── DeadlineMissed      504  nothing was ready in time
 """
 
@@ -117,6 +118,10 @@ class ScorerUnavailable(ApiError):
 
     status = 503
     code = "scorer_unavailable"
+
+
+class ScorerLate(ScorerUnavailable):
+    """The scorer works, and could not score this before its deadline."""
 
 
 class DeadlineMissed(ApiError):

@@ -21,7 +21,7 @@ from service.admission import Admission
 from service.auth import Identity
 from service.candidates import Candidate
 from service.deadlines import Deadline
-from service.errors import ApiError, DeadlineMissed, PolicyUnavailable, ScorerUnavailable
+from service.errors import ApiError, DeadlineMissed, PolicyUnavailable, ScorerLate, ScorerUnavailable
 from service.marks import Marks
 from service.metrics import Metrics
 from service.outcome import Outcome, Pool, accepted, conclude
@@ -160,7 +160,7 @@ class Pipeline:
                 if early and any(accepted(work.plan, pool, candidate) for candidate in candidates):
                     pool.accepted_early = True
                     break
-                pool.timed_out = bool(waiting) and work.deadline.passed
+                pool.timed_out |= bool(waiting) and work.deadline.passed
             if failed and not waiting and not pool.completed:
                 raise failed[0]
         finally:
@@ -187,6 +187,9 @@ class Pipeline:
             scores[candidate.key] = asyncio.create_task(self._score(work, candidate, orm))
         try:
             reply = await asyncio.shield(scores[candidate.key])
+        except ScorerLate:
+            pool.timed_out = True
+            return
         except ScorerUnavailable as error:
             pool.scorer_error = error
             return
@@ -274,6 +277,8 @@ class Pipeline:
                 stopping_rule=plan.stopping_rule,
                 partial=partial,
             )
+        except ScorerLate:
+            raise
         except ScorerUnavailable:
             self.metrics.upstream_errors.labels("scorer").inc()
             raise

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from reward_model.calibration import Curve
 from reward_model.stopping import CandidateScores, PartialScores
-from service.errors import ScorerUnavailable
+from service.errors import ScorerLate, ScorerUnavailable
 
 _CONNECT_SECONDS = 2.0
 _HEALTH_SECONDS = 2.0
@@ -153,7 +153,8 @@ class HttpScorer:
             ) as response:
                 content = await response.read()
                 if response.status != 200:
-                    raise ScorerUnavailable(f"the scorer answered {response.status}: {_message(content)}")
+                    refused = ScorerLate if response.status == 504 else ScorerUnavailable
+                    raise refused(f"the scorer answered {response.status}: {_message(content)}")
                 return orjson.loads(content)
         except (aiohttp.ClientError, ConnectionError, TimeoutError, orjson.JSONDecodeError) as error:
             raise ScorerUnavailable(f"the scorer could not be reached ({type(error).__name__})") from error

@@ -75,16 +75,19 @@ def end_to_end(
     preamble: Annotated[Path | None, typer.Option(help="Text to put before each prompt, to make it longer.")] = None,
     stop_cost: Annotated[float, typer.Option(help="The adaptive route's `stop_cost`.")] = 0.035,
     stop_marks: Annotated[str, typer.Option(help="The adaptive route's `stop_marks`.")] = "32,48,64,96",
+    without: Annotated[list[str] | None, typer.Option(help="Leave out a peer; repeatable.")] = None,
+    environments: Annotated[Path, typer.Option(help="Folder of the peers' own virtual environments.")] = _ENVIRONMENTS,
     logs: Annotated[Path | None, typer.Option(help="Folder for the servers' logs.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table instead of JSON.")] = False,
 ) -> None:
-    """Answer prompts by best of 8: unscored, with every candidate scored, adaptively (about ten minutes)."""
+    """Answer prompts by best of 8: unscored, scored, adaptively, and as peers do it (about twenty minutes)."""
     from loadtest.bench import end_to_end as bench
 
-    stop = {"stop_cost": stop_cost, "stop_marks": [int(mark) for mark in stop_marks.split(",")]}
+    adaptive = {"stop_cost": stop_cost, "stop_marks": [int(mark) for mark in stop_marks.split(",")]}
     text = preamble.read_text(encoding="utf-8") if preamble else ""
+    setup = bench.Setup(rounds, max_tokens, text, adaptive, _peers(bench.PEERS, without))
     with _clear_errors():
-        found = bench.run(rounds, max_tokens, text, stop, _folder(logs), _say)
+        found = bench.run(setup, _folder(logs), environments, _say)
     typer.echo(bench.table(found) if markdown else json.dumps(found, indent=2))
 
 

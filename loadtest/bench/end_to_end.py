@@ -1,7 +1,8 @@
-"""A whole best-of-8 request: sampling without any scoring, Winnow with every candidate scored, Winnow adaptive.
+"""A whole best-of-8 request: sampling without any scoring, Winnow with every candidate scored, Winnow adaptive, peers.
 
-One policy, one scorer, two gateways that differ in a setting, one run. In each round every contestant answers the same
-prompt once, in random order, nothing else beside it. `again` is the fixed gateway a second time: its ratio is noise.
+One policy, one scorer, one run. In each round every contestant answers the same prompt once, in random order, nothing
+else beside it. `again` is the fixed gateway a second time: its ratio is noise. Winners' scores are Winnow's scorer's,
+asked after the clock has stopped where the contestant has another judge.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import random
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -21,11 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from loadtest.bench.best_of_n_peers import START, Answer, Ask, Request, Upstream, plain_vllm
 from loadtest.bench.paired import ratio
-from loadtest.bench.processes import Server, free_port, served
+from loadtest.bench.processes import Server, free_port, post, served
 from loadtest.workload import Workload, load_prompts
 
 RAW, FIXED, AGAIN, ADAPTIVE = "vLLM n=8, unscored", "winnow", "again", "winnow, adaptive"
+PEERS = tuple(START)
 _SETTLE_SECONDS = 0.1
 
 
@@ -43,39 +45,49 @@ class Measured:
 
 @dataclass(frozen=True)
 class Stack:
-    """The servers of a run."""
+    """Every server of the run, and how each contestant is asked."""
 
-    policy: Server
-    scorer: Server
-    gateways: dict[str, Server]
-    key: str
+    upstream: Upstream
+    servers: list[Server]
+    contestants: dict[str, Ask]
 
     def cpu_seconds(self) -> float:
         """Of all of them."""
-        return sum(server.cpu_seconds() for server in (self.policy, self.scorer, *self.gateways.values()))
+        return sum(server.cpu_seconds() for server in self.servers)
 
 
-def run(
-    rounds: int, max_tokens: int, preamble: str, stop: dict[str, Any], logs: Path, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """Measure `rounds` prompts. Raises BenchError when a server does not start."""
+@dataclass(frozen=True)
+class Setup:
+    """Prompts, completion tokens at most, a text before each prompt, settings of the adaptive route, peers."""
+
+    rounds: int
+    max_tokens: int
+    preamble: str
+    adaptive: dict[str, Any]
+    peers: Sequence[str]
+
+
+def run(setup: Setup, logs: Path, environments: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure. Raises BenchError when a contestant does not start."""
     # A rate so high that all arrive at once: only the seeded texts are wanted.
-    arrivals = Workload(1000.0, 10.0, rounds + 1, 1.0, 0).arrivals(load_prompts(None))
-    prompts = [f"{preamble}\n\n{arrival.prompt}".strip() for arrival in arrivals][: rounds + 1]
+    arrivals = Workload(1000.0, 10.0, setup.rounds + 1, 1.0, 0).arrivals(load_prompts(None))
+    prompts = [f"{setup.preamble}\n\n{arrival.prompt}".strip() for arrival in arrivals][: setup.rounds + 1]
     chance, rows = random.Random(0), []
     with ExitStack() as stack:
-        servers = _start(stack, stop, logs)
+        servers = _start(stack, setup, logs, environments, say)
         for number, prompt in enumerate(prompts):
-            names = [RAW, FIXED, AGAIN, ADAPTIVE]
+            names = list(servers.contestants)
             chance.shuffle(names)
-            row = {name: _measure(servers, name, prompt, max_tokens, seed=number) for name in names}
+            request = Request([{"role": "user", "content": prompt}], setup.max_tokens, seed=number)
+            row = {name: _measure(servers, name, request) for name in names}
             if number:
                 rows.append(row)
-            say(f"prompt {number} of {rounds}: " + ", ".join(f"{n} {m.wall_s:.2f} s" for n, m in row.items()))
-    return _summary(rows) | {"max_tokens": max_tokens, "preamble_characters": len(preamble), "stop": stop}
+            say(f"prompt {number} of {setup.rounds}: " + ", ".join(f"{n} {m.wall_s:.2f} s" for n, m in row.items()))
+    settings = {"max_tokens": setup.max_tokens, "preamble_characters": len(setup.preamble), "adaptive": setup.adaptive}
+    return _summary(rows) | settings
 
 
-def _start(stack: ExitStack, stop: dict[str, Any], logs: Path) -> Stack:
+def _start(stack: ExitStack, setup: Setup, logs: Path, environments: Path, say: Callable[[str], None]) -> Stack:
     ports = [free_port() for _ in range(4)]
     urls = [f"http://127.0.0.1:{port}" for port in ports]
     winnow = [sys.executable, "-m", "service"]
@@ -87,73 +99,52 @@ def _start(stack: ExitStack, stop: dict[str, Any], logs: Path) -> Stack:
 
     keys = logs / "keys.json"
     made = subprocess.run([*winnow, "key", "bench", "--keys", str(keys)], capture_output=True, text=True, check=True)
-    policy = start("policy", 0, ["policy"], "/health", {})
-    scorer = start("scorer", 1, ["scorer"], "/readyz", {})
+    servers = [start("policy", 0, ["policy"], "/health", {}), start("scorer", 1, ["scorer"], "/readyz", {})]
     shared = {"WINNOW_PROFILE": "demo", "WINNOW_KEYS_FILE": str(keys), "WINNOW_POLICY_URL": urls[0]}
     shared |= {"WINNOW_SCORER_URL": urls[1], "WINNOW_REQUESTS_PER_MINUTE": "100000"}
     adaptive = {
         f"WINNOW_ROUTES__{route}__{name.upper()}": json.dumps(value)
         for route in ("BILLING", "FRAUD")
-        for name, value in stop.items()
+        for name, value in setup.adaptive.items()
     }
-    gateways = {
-        FIXED: start(FIXED, 2, ["gateway"], "/readyz", shared),
-        ADAPTIVE: start(ADAPTIVE, 3, ["gateway"], "/readyz", shared | adaptive),
-    }
-    return Stack(policy, scorer, gateways, made.stdout.strip())
+    servers.append(start(FIXED, 2, ["gateway"], "/readyz", shared))
+    servers.append(start(ADAPTIVE, 3, ["gateway"], "/readyz", shared | adaptive))
+    upstream = Upstream.of(urls[0], urls[1], setup.max_tokens)
+    key = made.stdout.strip()
+    contestants = {RAW: plain_vllm(upstream), FIXED: _gateway(urls[2], key), ADAPTIVE: _gateway(urls[3], key)}
+    contestants[AGAIN] = contestants[FIXED]
+    for peer in setup.peers:
+        contestants[peer], server = START[peer](stack, upstream, logs, environments, say)
+        servers.append(server)
+    return Stack(upstream, servers, contestants)
 
 
-def _measure(stack: Stack, name: str, prompt: str, max_tokens: int, seed: int) -> Measured:
-    messages = [{"role": "user", "content": prompt}]
+def _gateway(url: str, key: str) -> Ask:
+    def ask(request: Request) -> Answer:
+        body = request.body("winnow") | {"rerank": {"mode": "best_of_n"}}
+        answer = post(f"{url}/v1/chat/completions", body, key)
+        winner, timings = answer["rerank"]["winner"], answer["rerank"]["timings_ms"]
+        tail = timings.get("scoring_tail")
+        return Answer(answer["usage"]["completion_tokens"], [], (winner["score"], winner["probability"]), tail)
+
+    return ask
+
+
+def _measure(stack: Stack, name: str, request: Request) -> Measured:
     before, began = stack.cpu_seconds(), time.perf_counter()
-    if name == RAW:
-        body = {
-            "model": _model(stack),
-            "messages": messages,
-            "n": 8,
-            "temperature": 0.8,
-            "max_tokens": max_tokens,
-            "seed": seed,
-        }
-        answer = _post(stack.policy.url + "/v1/chat/completions", body)
-    else:
-        body = {"model": "winnow", "messages": messages, "max_tokens": max_tokens, "seed": seed}
-        body["rerank"] = {"mode": "best_of_n"}
-        gateway = stack.gateways[ADAPTIVE if name == ADAPTIVE else FIXED]
-        answer = _post(gateway.url + "/v1/chat/completions", body, stack.key)
+    answer = stack.contestants[name](request)
     wall = time.perf_counter() - began
     time.sleep(_SETTLE_SECONDS)
-    cpu, tokens = stack.cpu_seconds() - before, answer["usage"]["completion_tokens"]
-    if name != RAW:
-        rerank = answer["rerank"]
-        winner = rerank["winner"]
-        return Measured(
-            wall, cpu, tokens, winner["score"], winner["probability"], rerank["timings_ms"].get("scoring_tail")
-        )
-    texts = [choice["message"]["content"] or "" for choice in answer["choices"]]
-    results = _post(stack.scorer.url + "/v1/score", {"prompt": messages, "completions": texts})["results"]
-    best = max(results, key=lambda result: result["score"])
-    return Measured(wall, cpu, tokens, best["score"], best["probability"])
-
-
-def _model(stack: Stack) -> str:
-    with urllib.request.urlopen(stack.policy.url + "/v1/models", timeout=10) as response:
-        name: str = json.loads(response.read())["data"][0]["id"]
-    return name
-
-
-def _post(url: str, body: dict[str, Any], key: str | None = None) -> Any:
-    headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=300) as response:
-        return json.loads(response.read())
+    cpu = stack.cpu_seconds() - before
+    score, probability = answer.winner or stack.upstream.best(request.messages, answer.texts)
+    return Measured(wall, cpu, answer.tokens, score, probability, answer.scoring_tail_ms)
 
 
 def _summary(rows: Sequence[dict[str, Measured]]) -> dict[str, Any]:
     def of(name: str, field: str) -> list[float]:
         return [getattr(row[name], field) for row in rows]
 
-    names = [RAW, FIXED, AGAIN, ADAPTIVE]
+    names = [RAW, FIXED, AGAIN, ADAPTIVE, *(name for name in PEERS if name in rows[0])]
     deviation = float(np.std(of(FIXED, "score"), ddof=1))
     return {
         "rounds": len(rows),
@@ -163,7 +154,7 @@ def _summary(rows: Sequence[dict[str, Measured]]) -> dict[str, Any]:
                 "cpu_s": float(np.median(of(name, "cpu_s"))),
                 "tokens": float(np.mean(of(name, "tokens"))),
                 "winner_score": float(np.mean(of(name, "score"))),
-                "scoring_tail_ms": None if name == RAW else float(np.median(of(name, "scoring_tail_ms"))),
+                "scoring_tail_ms": _median_of_known(of(name, "scoring_tail_ms")),
             }
             for name in names
         },
@@ -175,6 +166,11 @@ def _summary(rows: Sequence[dict[str, Measured]]) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "rows": [{name: asdict(measured) for name, measured in row.items()} for row in rows],
     }
+
+
+def _median_of_known(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
 
 
 def table(found: dict[str, Any]) -> str:

@@ -14,7 +14,6 @@ import secrets
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -24,19 +23,13 @@ from typing import Any
 import aiohttp
 import numpy as np
 
-from loadtest.bench.environments import environment
+from loadtest.bench.environments import ITS_HUB, LITELLM, RECIPES, ROUTER, environment
 from loadtest.bench.fake_policy import MODEL
 from loadtest.bench.paired import ratio
-from loadtest.bench.processes import BenchError, free_port, served
+from loadtest.bench.processes import BenchError, free_port, post, served
 
 DIRECT, OURS, AGAIN, UNROUTED = "direct", "winnow", "again", "winnow, nothing to route"
-LITELLM, ROUTER, ITS_HUB = "LiteLLM", "vllm-router", "its_hub"
-REQUIREMENTS = {
-    LITELLM: ["litellm[proxy]==1.106.2"],
-    ROUTER: ["vllm-router==0.1.17"],
-    ITS_HUB: ["its_hub[iaas]==1.2.0"],
-}
-PEERS = tuple(REQUIREMENTS)
+PEERS = (LITELLM, ROUTER, ITS_HUB)
 _PROMPT = "Which of the two plans is the better one for a family of four that travels twice a year?"
 _ONE_BY_ONE, _STREAMS, _AT_ONCE, _SECONDS = 40, 10, 32, 3.0
 TOKENS = 96
@@ -74,7 +67,7 @@ def run(
     if len(cores) < 2:
         raise BenchError("two cores are needed: one for the gateway, one for upstream and client")
     gateway, rest = {cores[0]}, {cores[1]}
-    places = {peer: environment(environments, peer, REQUIREMENTS[peer], say) for peer in peers}
+    places = {peer: environment(environments, peer, RECIPES[peer], say) for peer in peers}
     with ExitStack() as stack:
         port = free_port()
         command = [sys.executable, "-m", "loadtest.bench.fake_policy", "--port", str(port), "--tokens", str(TOKENS)]
@@ -188,10 +181,7 @@ def _its_hub(stack: ExitStack, place: Path, upstream: str, logs: Path, cores: se
     url = f"http://127.0.0.1:{port}"
     stack.enter_context(served(ITS_HUB, command, url, "/v1/models", logs / "its_hub.log", None, cores))
     settings = {"endpoint": f"{upstream}/v1", "api_key": "none", "model": MODEL, "alg": "self-consistency"}
-    body = json.dumps(settings | {"budget": 1, "regex_patterns": [".*"]}).encode()
-    request = urllib.request.Request(f"{url}/configure", body, {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30):
-        pass
+    post(f"{url}/configure", settings | {"budget": 1, "regex_patterns": [".*"]})
     # It sends a stream only when the whole answer is there.
     return Contestant(url, MODEL, "none", streams=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from loadtest.errors import LoadTestError
 
@@ -66,6 +68,20 @@ def served(
         yield Server(name, url, process.pid)
     finally:
         _stop(process)
+
+
+def post(url: str, body: Any, key: str | None = None) -> Any:
+    """A JSON body's JSON answer. Raises BenchError for any other."""
+    headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, json.dumps(body).encode(), headers), timeout=300
+        ) as got:
+            return json.loads(got.read())
+    except urllib.error.HTTPError as error:
+        raise BenchError(f"{url} answered {error.code}: {error.read()[:300]!r}") from error
+    except (urllib.error.URLError, TimeoutError, ValueError) as error:
+        raise BenchError(f"{url} did not answer: {error}") from error
 
 
 def free_port() -> int:

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -21,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from loadtest.bench.line_process import answering
 from loadtest.bench.paired import ratio
-from loadtest.bench.processes import BenchError, Server, free_port, served
+from loadtest.bench.processes import Server, free_port, post, served
 
 SHAPES = ((60, 110), (250, 110), (850, 110))
 CANDIDATES = 8
@@ -203,25 +202,9 @@ def _vllm(folder: Path, logs: Path) -> Any:
 def _plain(folder: Path, logs: Path) -> Any:
     """transformers in a process of its own, without any server around it."""
     command = [sys.executable, "-m", "loadtest.bench.plain_transformers", str(folder)]
-    with (logs / "transformers.log").open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
-
-    def ask(sequences: list[list[int]]) -> list[float]:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps(sequences) + "\n")
-        process.stdin.flush()
-        if not (answer := process.stdout.readline()):
-            raise BenchError(f"transformers ended; its log is {logs / 'transformers.log'}")
-        found: list[float] = json.loads(answer)
-        return found
-
-    try:
-        ask([[_FIRST_ID]])
-        yield Contestant(ask, Server(PLAIN, "", process.pid))
-    finally:
-        process.kill()
-        process.wait()
+    with answering(PLAIN, command, logs / "transformers.log") as process:
+        process.ask([[_FIRST_ID]])
+        yield Contestant(process.ask, process.server)
 
 
 _START = {OURS: _winnow, VLLM: _vllm, PLAIN: _plain}
@@ -230,11 +213,8 @@ PEERS = (VLLM, PLAIN)
 
 def _classify(url: str, model: str | None) -> Ask:
     def ask(sequences: list[list[int]]) -> list[float]:
-        body = json.dumps({"model": model, "input": sequences, "use_activation": False}).encode()
-        request = urllib.request.Request(f"{url}/classify", body, {"content-type": "application/json"})
-        with urllib.request.urlopen(request, timeout=300) as response:
-            data = json.loads(response.read())["data"]
-        return [row["probs"][0] for row in data]
+        body = {"model": model, "input": sequences, "use_activation": False}
+        return [row["probs"][0] for row in post(f"{url}/classify", body)["data"]]
 
     return ask
 

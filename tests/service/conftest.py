@@ -23,7 +23,7 @@ from starlette.routing import Route
 from routing.router import RouteDecision
 from service.app import create_app
 from service.auth import add_key
-from service.errors import ScorerUnavailable
+from service.errors import ScorerLate, ScorerUnavailable
 from service.scorer_client import Model, Scored, ScoreReply, Stopping
 from service.settings import Settings, load_settings
 
@@ -136,6 +136,7 @@ class FakeScorer:
         self.calibrator: dict[str, Any] | None = dict(ACCEPTABLE)
         self.pause = 0.0
         self.down = False
+        self.late: Callable[[str], bool] = lambda text: False
         self.calls: list[dict[str, Any]] = []
         self.partial_calls: list[dict[str, Any]] = []
         self.stopping = Stopping()
@@ -166,6 +167,8 @@ class FakeScorer:
         await asyncio.sleep(self.pause)
         if self.down:
             raise ScorerUnavailable("the scorer could not be reached")
+        if any(self.late(completion["content"]) for completion in completions):
+            raise ScorerLate("the scorer answered 504: no time left")
         scores = [self.value(completion["content"]) for completion in completions]
         results = [
             Scored(c["index"], s, self.probability(s) if self.calibrator else None)

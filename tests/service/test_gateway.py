@@ -219,6 +219,17 @@ async def test_a_scorer_that_is_down_is_a_visible_outcome(
         assert response.json()["choices"][0]["message"]["content"].startswith(content)
 
 
+@pytest.mark.parametrize(("late", "degraded", "decision"), [("7", "deadline", "review"), ("", "unscored", "review")])
+async def test_a_scorer_without_time_is_a_deadline_and_no_failure(
+    demo: Any, script: Any, late: str, degraded: str, decision: str
+) -> None:
+    demo.policy.answer = lambda body, i: script([f"reply {i}"], pause=0.3 if i == 7 else 0)
+    demo.scorer.late = lambda text: late in text
+    rerank = (await demo.ask()).json()["rerank"]
+    assert (rerank["degraded"], rerank["stop_reason"], rerank["decision"]) == (degraded, "deadline", decision)
+    assert rerank["n_scored"] == (7 if late else 0)
+
+
 async def test_one_stream_that_breaks_off_leaves_the_others(demo: Any, script: Any) -> None:
     demo.policy.answer = lambda body, i: script(["whole"]) if i else script(["broken", "off"], die_after=1)
     rerank = (await demo.ask()).json()["rerank"]
