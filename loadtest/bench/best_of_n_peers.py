@@ -16,7 +16,7 @@ from loadtest.bench.environments import ITS_HUB, OPTILLM, RECIPES, environment
 from loadtest.bench.line_process import answering
 from loadtest.bench.processes import BenchError, Server, free_port, post, served
 
-PLAIN = "vLLM n=8, then plain transformers"
+PLAIN = "vLLM + transformers"
 _CANDIDATES, _TEMPERATURE = 8, 0.8
 Messages = list[dict[str, str]]
 

@@ -130,6 +130,22 @@ def deadline(
     typer.echo(bench.table(found) if markdown else json.dumps(found, indent=2))
 
 
+@bench_app.command()
+def draft(
+    guesser: Annotated[str, typer.Option("--draft", help="`ngram`, or a smaller model.")] = "ngram",
+    draft_tokens: Annotated[int, typer.Option(min=1, help="Tokens that are guessed ahead.")] = 4,
+    rounds: Annotated[int, typer.Option(min=3, help="Prompts, each sampled eight times by both.")] = 10,
+    max_tokens: Annotated[int, typer.Option(min=8, help="Completion tokens at most.")] = 96,
+    logs: Annotated[Path | None, typer.Option(help="Folder for the servers' logs.")] = None,
+) -> None:
+    """See what speculative decoding brings (about five minutes)."""
+    from loadtest.bench import draft as bench
+
+    with _clear_errors():
+        found = bench.run(rounds, max_tokens, guesser, draft_tokens, _folder(logs), _say)
+    typer.echo(json.dumps(found, indent=2))
+
+
 def _peers(known: Sequence[str], without: list[str] | None) -> list[str]:
     if unknown := set(without or ()) - set(known):
         raise typer.BadParameter(f"no peer is called {', '.join(sorted(unknown))}; there are {', '.join(known)}")

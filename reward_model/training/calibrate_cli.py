@@ -39,21 +39,25 @@ def calibrate(
         typer.Option(help="Try only thresholds that accept so many labelled winners; set it before you see a result."),
     ] = 0,
     stop_cost: Annotated[
-        float | None, typer.Option(min=0.001, help="Fit one more calibrator, for routes with this `stop_cost`.")
+        list[float] | None,
+        typer.Option(min=0.001, help="Fit one more calibrator, for routes with this `stop_cost`; repeatable."),
     ] = None,
     stop_marks: Annotated[str, typer.Option(help="Those routes' `stop_marks`.")] = "32,48,64,96",
-    waves: Annotated[str | None, typer.Option(help="The same for routes with these `waves`, such as 2,4,8.")] = None,
-    wave_cost: Annotated[float, typer.Option(help="Those routes' `wave_cost`.")] = 0.002,
+    wave_cost: Annotated[
+        list[float] | None, typer.Option(help="The same for routes with `waves` and this `wave_cost`; repeatable.")
+    ] = None,
+    waves: Annotated[str, typer.Option(help="Those routes' `waves`.")] = "2,4,8",
     early_accept: Annotated[
-        float | None, typer.Option(help="The same for routes with `early_accept`: their `accept_threshold`.")
+        list[float] | None,
+        typer.Option(help="The same for routes with `early_accept` and this `accept_threshold`; repeatable."),
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report with plots there.")] = None,
 ) -> None:
     """Fit the probability that a reviewer would send a reply, on the replies of the calibration split.
 
     Scores come from the scorer over HTTP, as in serving. How well scores of partial completions tell the final ones is
-    measured on the way. Replies that name no split count as calibration ones; those
-    of the train and test splits are left out.
+    measured on the way. Where stopping rules of several kinds are named, the first of each are fitted together too.
+    Replies that name no split count as calibration ones; those of the train and test splits are left out.
     """
     from reward_model.training.data import LabelledReply, read_rows
 
@@ -74,7 +78,7 @@ def calibrate(
         # What can be refused is refused before a scorer is started in vain.
         how = calibration.How(method, by_route, alpha, delta, least_accepted)
         shared_selection(replies)
-        rules = _rules(stop_cost, stop_marks, waves, wave_cost, early_accept)
+        rules = _rules(stop_cost or [], stop_marks, wave_cost or [], waves, early_accept or [])
         manifest = read_manifest(checkpoint)
         orm = manifest.id
         marks = sorted({*MARKS, *(mark for rule in rules if rule.gain for mark in rule.gain.marks)})
@@ -103,21 +107,20 @@ def calibrate(
 
 
 def _rules(
-    stop_cost: float | None, stop_marks: str, waves: str | None, wave_cost: float, early_accept: float | None
+    stop_costs: list[float], stop_marks: str, wave_costs: list[float], waves: str, early_accept: list[float]
 ) -> list[StoppingRule]:
-    """A rule for each of the three that is named, and one of all of them where they are several."""
+    """A rule for each value, and one of the first of each kind where several kinds are named."""
     from reward_model.stopping import ExpectedGain, StoppingRule, Waves
 
     try:
-        parts: dict[str, Any] = {}
-        if stop_cost is not None:
-            parts["gain"] = ExpectedGain(cost=stop_cost, marks=_numbers("--stop-marks", stop_marks))
-        if waves is not None:
-            parts["waves"] = Waves(sizes=_numbers("--waves", waves), cost=wave_cost)
-        if early_accept is not None:
-            parts["accept_from"] = early_accept
-        rules = [StoppingRule(**{name: part}) for name, part in parts.items()]
-        return [*rules, StoppingRule(**parts)] if len(rules) > 1 else rules
+        kinds: dict[str, list[Any]] = {
+            "gain": [ExpectedGain(cost=cost, marks=_numbers("--stop-marks", stop_marks)) for cost in stop_costs],
+            "waves": [Waves(sizes=_numbers("--waves", waves), cost=cost) for cost in wave_costs],
+            "accept_from": early_accept,
+        }
+        rules = [StoppingRule(**{kind: part}) for kind, parts in kinds.items() for part in parts]
+        first = {kind: parts[0] for kind, parts in kinds.items() if parts}
+        return [*rules, StoppingRule(**first)] if len(first) > 1 else rules
     except ValidationError as error:
         raise BadInput(f"that is no stopping rule: {error.errors()[0]['msg']}") from error
 

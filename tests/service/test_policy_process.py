@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from typing import Any
 
 import pytest
 
@@ -31,6 +33,20 @@ def test_a_gpu_build_compiles_and_extra_arguments_come_last(policy: Policy) -> N
     assert "--enforce-eager" not in arguments
     assert "--max-model-len" not in arguments
     assert arguments[-2:] == ["--seed", "7"]
+
+
+@pytest.mark.parametrize(
+    ("draft", "guesser"),
+    [
+        ("ngram", {"method": "ngram", "prompt_lookup_min": 2, "prompt_lookup_max": 4}),
+        ("org/small", {"model": "org/small"}),
+    ],
+)
+def test_what_guesses_ahead_is_told_to_vllm(policy: Policy, draft: str, guesser: dict[str, Any]) -> None:
+    arguments = command(policy._replace(draft=draft, draft_tokens=3), "/models/x", cpu=True)
+    told = json.loads(arguments[arguments.index("--speculative-config") + 1])
+    assert told == guesser | {"num_speculative_tokens": 3}
+    assert "--speculative-config" not in command(policy, "/models/x", cpu=True)
 
 
 def test_what_the_operator_set_wins() -> None:

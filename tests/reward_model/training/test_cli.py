@@ -57,7 +57,13 @@ def test_calibrate_writes_the_calibrator_of_the_calibration_split(checkpoint: Pa
     def label(group: int, index: int, text: str, acceptable: bool, split: str) -> dict[str, Any]:
         prompt = [{"role": "user", "content": f"q{group}"}]
         chosen_by = {"n": 4, "policy": "tiny", "temperature": 0.8}
-        row = {"id": f"{group}.{index}{split}", "prompt": prompt, "completion": text, "selection": chosen_by}
+        row = {
+            "id": f"{group}.{index}{split}",
+            "prompt": prompt,
+            "completion": text,
+            "selection": chosen_by,
+            "completion_tokens": 6,
+        }
         return {**row, "acceptable": acceptable, "group": f"g{group}", "split": split}
 
     model = load_checkpoint(checkpoint)
@@ -72,6 +78,7 @@ def test_calibrate_writes_the_calibrator_of_the_calibration_split(checkpoint: Pa
     # Of another split, and wrong: it must not be read.
     labels += [label(*row, bool(score < middle), "train") for row, score in zip(rows, scores, strict=True)]
     arguments = [str(checkpoint), str(jsonl("labels.jsonl", labels)), "--stop-cost", "0.2", "--stop-marks", "2,4"]
+    arguments += ["--wave-cost", "0.001", "--wave-cost", "0.5", "--waves", "2,4", "--early-accept", "0.9"]
     done = CliRunner().invoke(calibrate_app, arguments)
     assert done.exit_code == 0, done.output
     saved = load_calibration(checkpoint, "tiny@1")
@@ -81,10 +88,18 @@ def test_calibrate_writes_the_calibrator_of_the_calibration_split(checkpoint: Pa
     assert saved.partial_scores is not None
     assert [mark.tokens for mark in saved.partial_scores.marks] == [2, 4]
     assert saved.partial_scores.prompts == 30
-    (rule, under_it), *others = saved.by_stopping_rule.items()
-    assert (rule, others) == ("expected_gain(cost=0.2, marks=2+4)", [])
-    assert under_it.selection.stopping_rule == rule
-    assert under_it.fitted_on["winners"] == saved.fitted_on["winners"] == 30
+    gain, early = "expected_gain(cost=0.2, marks=2+4)", "early_accept(0.9)"
+    cheap, dear = "waves(2+4, cost=0.001)", "waves(2+4, cost=0.5)"
+    assert list(saved.by_stopping_rule) == [gain, cheap, dear, early, f"{cheap} {gain} {early}"]
+    for rule, under_it in saved.by_stopping_rule.items():
+        assert under_it.selection.stopping_rule == rule
+        assert under_it.fitted_on["winners"] == saved.fitted_on["winners"] == 30
+    traded = {rule: own.fitted_on["trade_off"] for rule, own in saved.by_stopping_rule.items()}
+    # No candidate is worth half a probability: the first two of four are all that is sampled.
+    assert traded[dear]["tokens"] == pytest.approx(0.5, abs=0.05)
+    assert traded[dear]["tokens"] <= traded[cheap]["tokens"]
+    assert saved.candidate_scores is not None
+    assert saved.candidate_scores.prompts == 30
     assert load_checkpoint(checkpoint).calibration == saved
 
 
@@ -105,6 +120,8 @@ def test_split_prints_its_report(tmp_path: Path, jsonl: Write) -> None:
         (calibrate_app, ["{folder}", "{empty}"], "has no replies of the calibration split"),
         (calibrate_app, ["{folder}", "{bad}"], "bad.jsonl, line 1: prompt"),
         (calibrate_app, ["{folder}", "{labels}", "--stop-cost", "1", "--stop-marks", "a,2"], "'a,2' is not a list"),
+        (calibrate_app, ["{folder}", "{labels}", "--wave-cost", "1", "--waves", "4,x"], "'4,x' is not a list"),
+        (calibrate_app, ["{folder}", "{labels}", "--early-accept", "1.5"], "that is no stopping rule"),
         (data_app, ["split", "--data", "{folder}", "--out", "x"], "has no .jsonl"),
         (train_app, ["{empty}", "--data", "{folder}", "--out", "x"], "id: Field required"),
         (train_app, ["{recipe}", "--data", "{folder}", "--out", "{folder}"], "exists"),

@@ -1,0 +1,56 @@
+"""What the scorer asks of the process that it runs in: one pool of threads, and a C library that keeps memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+# Counts threads after the model was loaded as the scorer loads it, and after a thread of its own has computed.
+POOLS = """
+import os, threading, torch
+from reward_model.serving.engine import _one_thread
+torch.set_num_threads(4)
+count = lambda: len(os.listdir("/proc/self/task"))
+def compute():
+    a = torch.randn(512, 512)
+    for _ in range(3): (a @ a).relu_()
+before = count()
+with _one_thread(): compute()
+loaded = count()
+worker = threading.Thread(target=compute); worker.start(); worker.join()
+print(loaded - before, torch.get_num_threads())
+"""
+# Page faults of five times twenty buffers of 8 MB, used and then freed.
+FAULTS = """
+import ctypes, resource, sys
+from reward_model.serving.memory import keep_freed_memory
+if sys.argv[1] == "keep": assert keep_freed_memory()
+libc = ctypes.CDLL(None); libc.malloc.restype = ctypes.c_void_p; libc.free.argtypes = [ctypes.c_void_p]
+def use():
+    buffers = [libc.malloc(8 << 20) for _ in range(20)]
+    for at in buffers: ctypes.memset(at, 1, 8 << 20)
+    for at in buffers: libc.free(at)
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5): use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def run(code: str, *arguments: str) -> list[int]:
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    return [int(part) for part in done.stdout.split()]
+
+
+def test_loading_starts_no_pool_of_threads() -> None:
+    assert run(POOLS) == [0, 4]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+def test_freed_memory_is_not_faulted_in_again() -> None:
+    (kept,), (given_back,) = run(FAULTS, "keep"), run(FAULTS, "as it comes")
+    pages = 5 * 20 * (8 << 20) // 4096
+    assert kept < pages / 20
+    assert given_back > pages / 2
