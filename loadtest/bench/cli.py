@@ -131,6 +131,38 @@ def deadline(
 
 
 @bench_app.command()
+def scorer(
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cuda",
+    shape: Annotated[str, typer.Option(help="Of the random model: 7b or 135m.")] = "7b",
+    rates: Annotated[str, typer.Option(help="Requests a second, rising.")] = "0.5,1,2,4,8,12,16",
+    duration: Annotated[float, typer.Option(min=2, help="Seconds at each rate.")] = 20.0,
+    prompt_words: Annotated[int, typer.Option(min=1, help="Words of a prompt, about as many tokens.")] = 900,
+    completion_words: Annotated[int, typer.Option(min=1, help="Words of a completion at most.")] = 230,
+    word_ms: Annotated[float, typer.Option(min=0, help="How long the policy takes for one.")] = 15.0,
+    folder: Annotated[
+        Path | None, typer.Option(help="Keep the random checkpoint there (14 GB for 7b), or find it there.")
+    ] = None,
+    logs: Annotated[Path | None, typer.Option(help="Folder for the servers' logs.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table instead of JSON.")] = False,
+) -> None:
+    """Load the scorer alone at rising rates, with a random model of 7B parameters (about five minutes on a GPU)."""
+    from loadtest.bench import scorer as bench
+
+    if shape not in bench.SHAPES:
+        raise typer.BadParameter(f"no shape is called {shape!r}; there are {', '.join(bench.SHAPES)}")
+    try:
+        rising = [float(rate) for rate in rates.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"--rates {rates!r} is not a list of numbers such as 0.5,1,2") from error
+    if min(rising) <= 0:
+        raise typer.BadParameter(f"--rates {rates!r}: each must be more than 0")
+    setup = bench.Setup(shape, device, rising, duration, prompt_words, completion_words, word_ms)
+    with tempfile.TemporaryDirectory(prefix="winnow-bench-") as made, _clear_errors():
+        found = bench.run(setup, folder or Path(made) / shape, _folder(logs), _say)
+    typer.echo(bench.table(found) if markdown else json.dumps(found, indent=2))
+
+
+@bench_app.command()
 def draft(
     guesser: Annotated[str, typer.Option("--draft", help="`ngram`, or a smaller model.")] = "ngram",
     draft_tokens: Annotated[int, typer.Option(min=1, help="Tokens that are guessed ahead.")] = 4,

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import math
+import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -212,12 +213,23 @@ def _packed(model: LoadedModel, max_bytes: int) -> PackedScorer | None:
 
 def load_configured(settings: ScorerSettings) -> LoadedModel:
     """The model that the settings name, on their device, in their precision."""
+    if settings.cores is not None:
+        _keep_to(settings.cores)
     device = _device(settings.device)
     dtype = torch.bfloat16 if settings.dtype == "bf16" or _bf16_is_fast(settings.dtype, device) else torch.float32
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     with _one_thread():
         return load_model(settings.model, settings.registry, dtype, device)
+
+
+def _keep_to(cores: Sequence[int]) -> None:
+    """Run on these cores alone, with a thread for each; SetupError where one of them is not to be had."""
+    allowed = os.sched_getaffinity(0)
+    if not cores or not set(cores) <= allowed:
+        raise SetupError(f"the cores {list(cores)} are not all to be had; this process may use {sorted(allowed)}")
+    os.sched_setaffinity(0, cores)
+    torch.set_num_threads(len(set(cores)))
 
 
 @contextmanager

@@ -23,6 +23,9 @@ class ScorerSettings(BaseSettings):
         "auto", description="`auto`: bf16 where the device computes in it, else fp32."
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of a forward pass; all cores where not set.")
+    cores: list[int] | None = Field(
+        None, description="CPU cores to keep to, such as `[2, 3]`, away from the policy's; any where not set."
+    )
     max_batch_tokens: int | None = Field(
         None, ge=1, description="Tokens of one forward pass; 2,048 on a CPU and 16,384 elsewhere where not set."
     )

@@ -35,3 +35,13 @@ def test_budgets_are_measured_at_and_above_a_capacity_that_was_found(tmp_path: P
     assert found["capacity"] > 0
     assert [run["of_capacity"] for run in found["runs"]] == [0.8, 1.0, 1.5]
     assert all(run["errors"] == {} for run in found["runs"])
+
+
+def test_a_random_model_is_served_and_loaded(tmp_path: Path) -> None:
+    words = ("--prompt-words", "40", "--completion-words", "20", "--word-ms", "2")
+    where = ("--folder", str(tmp_path / "model"), "--logs", str(tmp_path))
+    found = bench("scorer", "--device", "cpu", "--shape", "135m", "--rates", "0.5,1", "--duration", "5", *words, *where)
+    assert [load["rate"] for load in found["loads"]] == [0.5, 1]
+    assert all(load["failed"] == 0 and load["requests"] > 0 for load in found["loads"])
+    assert all(0 < load["roofline_share"] < 1 for load in found["loads"])
+    assert found["loads"][1]["p95_ms"] > 0

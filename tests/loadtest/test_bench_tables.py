@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
-from loadtest.bench import deadline, end_to_end, gateway
+from loadtest.bench import deadline, end_to_end, gateway, scorer
 from loadtest.bench.cli import bench_app
 from loadtest.bench.end_to_end import ADAPTIVE, AGAIN, FIXED, PEERS, RAW, Measured
 from loadtest.bench.gateway import DIRECT, OURS, UNROUTED, Figures
@@ -70,6 +70,33 @@ def test_degraded_answers_are_a_share_of_all_requests() -> None:
     run = {"of_capacity": 0.8, "rate": 2.0, "requests": 40, "late_or_failed": 0.025, "latency_ms": latency}
     rows = deadline.table({"runs": [run | {"degraded": {"deadline": 3, "unscored": 1}}]}).splitlines()
     assert rows[2] == "| 0.8 of capacity | 2.00 | 2.5% | 10 ms | 20 ms | 30 ms | 10.0% |"
+
+
+def test_operations_of_a_request_whose_prompt_is_computed_once() -> None:
+    # One layer of width 4 with 2 heads of 2 and 1 key head, inner width 8: q 16, k 8, v 8, o 16, three of 32.
+    config = {"hidden_size": 4, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config |= {"intermediate_size": 8, "num_hidden_layers": 3}
+    pairs = 50 + (20 + 2) + (60 + 18)
+    assert scorer._flops(config, 10, [2, 6]) == 3 * (2 * 144 * 18 + 4 * 4 * pairs)
+
+
+def test_a_rate_at_which_all_failed_has_no_times_and_is_not_met() -> None:
+    loads = [
+        {"rate": 2.0, "p50_ms": 60.0, "p95_ms": 119.0, "p99_ms": 150.0, "failed": 0, "roofline_share": 0.5},
+        {"rate": 4.0, "failed": 7, "roofline_share": 0.0},
+    ]
+    rows = scorer.table({"loads": loads}).splitlines()
+    assert rows[2:] == ["| 2 | 60 ms | 119 ms | 150 ms | yes | 0 | 0.50 |", "| 4 |  |  |  | no | 7 | 0.00 |"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--shape", "9b"], "'9b'"), (["--rates", "1,x"], "1,x"), (["--rates", "0"], "more than 0")],
+)
+def test_a_load_that_cannot_be_made_is_refused_first(options: list[str], message: str) -> None:
+    done = CliRunner().invoke(bench_app, ["scorer", *options])
+    assert done.exit_code == 2
+    assert message in done.output
 
 
 @pytest.mark.parametrize("command", ["gateway", "end-to-end"])

@@ -7,6 +7,10 @@ import sys
 
 import pytest
 
+from reward_model.errors import SetupError
+from reward_model.serving.engine import load_configured
+from reward_model.serving.settings import ScorerSettings
+
 # Counts threads after the model was loaded as the scorer loads it, and after a thread of its own has computed.
 POOLS = """
 import os, threading, torch
@@ -46,6 +50,28 @@ def run(code: str, *arguments: str) -> list[int]:
 
 def test_loading_starts_no_pool_of_threads() -> None:
     assert run(POOLS) == [0, 4]
+
+
+CORES = """
+import os, torch
+from reward_model.serving.engine import load_configured
+from reward_model.serving.settings import ScorerSettings
+first = min(os.sched_getaffinity(0))
+try: load_configured(ScorerSettings(model="nothing", cores=[first]))
+except Exception as error: assert "nothing" in str(error)
+print(len(os.sched_getaffinity(0)), torch.get_num_threads(), first in os.sched_getaffinity(0))
+"""
+
+
+def test_the_scorer_keeps_to_its_cores_with_a_thread_for_each() -> None:
+    done = subprocess.run([sys.executable, "-c", CORES], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "1", "True"]
+
+
+@pytest.mark.parametrize("cores", [[], [100_000]])
+def test_cores_that_are_not_there_are_named(cores: list[int]) -> None:
+    with pytest.raises(SetupError, match="this process may use"):
+        load_configured(ScorerSettings(cores=cores))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
