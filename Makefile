@@ -43,11 +43,14 @@ test-slow: install  ## The tests that take longer than CI should
 ORM := runs/winnow-orm
 OWN := reward_model/data
 LABELS := $(OWN)/labelled_replies.jsonl.gz
+# The first of each kind are fitted together too.
+RULES := --stop-cost 0.035 --stop-cost 0.02 --stop-cost 0.06 --wave-cost 0.002 --wave-cost 0.0015 --wave-cost 0.003 \
+  --early-accept 0.05
 TRAIN := $(BIN)/winnow train --data $(DATA) --labels $(LABELS)
 orm: install  ## Retrain the bundled reward model from DATA=FOLDER and write its reports
 	test -d $(ORM)/2 || $(TRAIN) reward_model/recipes/winnow-orm-2.toml --out $(ORM)/2
 	test -d $(ORM)/3 || $(TRAIN) reward_model/recipes/winnow-orm.toml --out $(ORM)/3
-	$(BIN)/winnow calibrate $(ORM)/3 $(LABELS) --stop-cost 0.035 --html docs/reports/calibration.html
+	$(BIN)/winnow calibrate $(ORM)/3 $(LABELS) $(RULES) --html docs/reports/calibration.html
 	$(BIN)/winnow evaluate $(OWN)/clarity_pairs.jsonl.gz --split test --model $(ORM)/3 --html docs/reports/clarity.html
 	cp $(ORM)/3/report.html docs/reports/training.html
 	$(BIN)/winnow redteam $(OWN)/clarity_pairs.jsonl.gz --split test --model $(ORM)/3 --out $(ORM)/3/redteam.json \

@@ -57,14 +57,15 @@ def _adaptive(measured: Mapping[str, Any]) -> str:
 
 def _stopping(calibration: Mapping[str, Any]) -> str:
     rows = [
-        "| stopping rule | tokens | winner's score, in its deviations | same winner | mean probability "
-        "| acceptable winners | winners cut by length |",
-        "|---|---|---|---|---|---|---|",
+        "| stopping rule | tokens | winner's score, in its deviations | highest score, in its deviations | same winner "
+        "| mean probability | acceptable winners | winners cut by length |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     first: Mapping[str, Any] = next(iter(calibration["by_stopping_rule"].values()))["fitted_on"]["trade_off"]
     whole = {
         "tokens": 1.0,
         "loss": 0.0,
+        "loss_of_best": 0.0,
         "agreement": 1.0,
         "acceptable": first["acceptable_of_all"],
         "cut": first["cut_of_all"],
@@ -74,8 +75,8 @@ def _stopping(calibration: Mapping[str, Any]) -> str:
     for name, (traded, own) in rules.items():
         probability = own["fitted_on"]["compared"]["winners"]["mean_probability"]
         rows.append(
-            f"| `{name}` | {traded['tokens']:.2f} | {0 - traded['loss']:+.2f} | {traded['agreement']:.2f} "
-            f"| {probability:.3f} | {traded['acceptable']:.3f} | {traded['cut']:.2f} |"
+            f"| `{name}` | {traded['tokens']:.2f} | {0 - traded['loss']:+.2f} | {0 - traded['loss_of_best']:+.2f} "
+            f"| {traded['agreement']:.2f} | {probability:.3f} | {traded['acceptable']:.3f} | {traded['cut']:.2f} |"
         )
     return "\n".join(rows)
 

@@ -103,20 +103,25 @@ def trade_off(replies: Sequence[LabelledReply], scores: Floats, stopped: NDArray
     """What a rule that stopped replies so saves and costs, on prompts whose candidates were all judged.
 
     `tokens`: share of the completion tokens that are sampled; `loss`: what the winner's score loses on the mean, in
-    standard deviations of winners' scores over prompts; `agreement`: share of prompts with the same winner;
+    standard deviations of winners' scores over prompts; `loss_of_best`: the same of the highest score, which is not the
+    winner's where the token limit cut that reply off; `agreement`: share of prompts with the same winner;
     `acceptable` and `cut`: shares of winners that are acceptable and that the token limit cut off, `_of_all` without
     the rule.
     """
-    places = [i for group in by_prompt(replies) if all_judged([replies[j] for j in group]) for i in group]
+    groups = [group for group in by_prompt(replies) if all_judged([replies[j] for j in group])]
+    places = [i for group in groups for i in group]
     tokens = np.array([replies[i].completion_tokens or 0 for i in places])
     spent = np.where(stopped[places] == ENDED, tokens, stopped[places])
     full = winners(scores, replies, np.zeros(len(replies), dtype=bool))
     left = winners(scores, replies, stopped != ENDED)
     labels = np.array([reply.acceptable for reply in replies])
     cut = np.array([reply.finish_reason == "length" for reply in replies])
+    best = np.array([scores[group].max() for group in groups])
+    best_left = np.array([scores[group][stopped[group] == ENDED].max() for group in groups])
     return {
         "tokens": round(float(spent.sum() / tokens.sum()), 4) if tokens.sum() else math.nan,
         "loss": round(float((scores[full].mean() - scores[left].mean()) / scores[full].std(ddof=1)), 4),
+        "loss_of_best": round(float((best - best_left).mean() / best.std(ddof=1)), 4),
         "agreement": round(float((full & left).sum() / full.sum()), 4),
         "acceptable": round(float(labels[left].mean()), 4),
         "acceptable_of_all": round(float(labels[full].mean()), 4),

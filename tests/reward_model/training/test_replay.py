@@ -138,6 +138,8 @@ def test_what_a_rule_saves_and_costs_by_hand() -> None:
         "tokens": round((3 * 100 + 3 * 32 + 64) / 800, 4),
         # Winners 4 and 8, then 4 and 3: the mean falls by 2.5, and the deviation of 4 and 8 is 2.8284.
         "loss": round(2.5 / 2.8284271, 4),
+        # Nothing was cut off, so the winner has the highest score.
+        "loss_of_best": round(2.5 / 2.8284271, 4),
         "agreement": 0.5,
         "acceptable": 0.5,
         "acceptable_of_all": 0.5,
