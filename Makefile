@@ -62,10 +62,12 @@ MEASURE = $(BIN)/winnow bench $(1) > $(BENCH)/$(2).part && mv $(BENCH)/$(2).part
 bench: install  ## Measure beside the peers and write the tables and plots of docs/performance.md
 	$(call MEASURE,gateway,gateway)
 	rm -rf runs/export && $(BIN)/winnow models export winnow-orm runs/export --last-token
-	$(call MEASURE,scoring runs/export --rounds 15,scoring)
-	$(call MEASURE,end-to-end,end_to_end)
+	$(call MEASURE,scoring runs/export --rounds 12,scoring)
+	$(call MEASURE,end-to-end --rounds 12,end_to_end)
 	$(call MEASURE,end-to-end --max-tokens 160 --rounds 12 $(NO_PEERS),end_to_end_160)
-	$(call MEASURE,end-to-end --preamble loadtest/bench/long_preamble.txt --rounds 12 $(NO_PEERS),end_to_end_long)
+	$(call MEASURE,end-to-end --preamble loadtest/bench/long_preamble.txt --rounds 10 --without optillm,end_to_end_long)
+	$(call MEASURE,end-to-end --policy-options "--stream-interval 8" --rounds 10 $(NO_PEERS),end_to_end_interval)
+	$(call MEASURE,draft,draft)
 	$(call MEASURE,deadline,deadline)
 	$(BIN)/python packaging/performance_page.py
 NO_PEERS := --without its_hub --without optillm --without "vLLM + transformers"

@@ -19,7 +19,7 @@ from loadtest.bench import deadline, end_to_end, gateway, scoring
 DOCS = Path(__file__).parents[1] / "docs"
 MEASURED = DOCS / "reports" / "bench"
 CALIBRATION = DOCS.parent / "reward_model" / "bundled" / "winnow-orm" / "3" / "calibration.json"
-END_TO_END = ("end_to_end", "end_to_end_160", "end_to_end_long")
+END_TO_END = ("end_to_end", "end_to_end_160", "end_to_end_long", "end_to_end_interval")
 
 
 def tables() -> dict[str, str]:

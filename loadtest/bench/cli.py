@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -75,6 +76,7 @@ def end_to_end(
     preamble: Annotated[Path | None, typer.Option(help="Text to put before each prompt, to make it longer.")] = None,
     stop_cost: Annotated[float, typer.Option(help="The adaptive route's `stop_cost`.")] = 0.035,
     stop_marks: Annotated[str, typer.Option(help="The adaptive route's `stop_marks`.")] = "32,48,64,96",
+    policy_options: Annotated[str, typer.Option(help="Further options of vLLM, such as '--stream-interval 8'.")] = "",
     without: Annotated[list[str] | None, typer.Option(help="Leave out a peer; repeatable.")] = None,
     environments: Annotated[Path, typer.Option(help="Folder of the peers' own virtual environments.")] = _ENVIRONMENTS,
     logs: Annotated[Path | None, typer.Option(help="Folder for the servers' logs.")] = None,
@@ -85,7 +87,8 @@ def end_to_end(
 
     adaptive = {"stop_cost": stop_cost, "stop_marks": [int(mark) for mark in stop_marks.split(",")]}
     text = preamble.read_text(encoding="utf-8") if preamble else ""
-    setup = bench.Setup(rounds, max_tokens, text, adaptive, _peers(bench.PEERS, without))
+    peers = _peers(bench.PEERS, without)
+    setup = bench.Setup(rounds, max_tokens, text, adaptive, peers, shlex.split(policy_options))
     with _clear_errors():
         found = bench.run(setup, _folder(logs), environments, _say)
     typer.echo(bench.table(found) if markdown else json.dumps(found, indent=2))

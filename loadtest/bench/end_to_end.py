@@ -58,13 +58,15 @@ class Stack:
 
 @dataclass(frozen=True)
 class Setup:
-    """Prompts, completion tokens at most, a text before each prompt, settings of the adaptive route, peers."""
+    """Prompts, completion tokens at most, a text before each prompt, settings of the adaptive route, peers, vLLM's
+    further options."""
 
     rounds: int
     max_tokens: int
     preamble: str
     adaptive: dict[str, Any]
     peers: Sequence[str]
+    policy_options: Sequence[str] = ()
 
 
 def run(setup: Setup, logs: Path, environments: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -84,6 +86,7 @@ def run(setup: Setup, logs: Path, environments: Path, say: Callable[[str], None]
                 rows.append(row)
             say(f"prompt {number} of {setup.rounds}: " + ", ".join(f"{n} {m.wall_s:.2f} s" for n, m in row.items()))
     settings = {"max_tokens": setup.max_tokens, "preamble_characters": len(setup.preamble), "adaptive": setup.adaptive}
+    settings["policy_options"] = list(setup.policy_options)
     return _summary(rows) | settings
 
 
@@ -99,7 +102,10 @@ def _start(stack: ExitStack, setup: Setup, logs: Path, environments: Path, say: 
 
     keys = logs / "keys.json"
     made = subprocess.run([*winnow, "key", "bench", "--keys", str(keys)], capture_output=True, text=True, check=True)
-    servers = [start("policy", 0, ["policy"], "/health", {}), start("scorer", 1, ["scorer"], "/readyz", {})]
+    servers = [
+        start("policy", 0, ["policy", *setup.policy_options], "/health", {}),
+        start("scorer", 1, ["scorer"], "/readyz", {}),
+    ]
     shared = {"WINNOW_PROFILE": "demo", "WINNOW_KEYS_FILE": str(keys), "WINNOW_POLICY_URL": urls[0]}
     shared |= {"WINNOW_SCORER_URL": urls[1], "WINNOW_REQUESTS_PER_MINUTE": "100000"}
     adaptive = {
