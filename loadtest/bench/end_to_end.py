@@ -181,13 +181,15 @@ def _median_of_known(values: Sequence[float | None]) -> float | None:
 
 def table(found: dict[str, Any]) -> str:
     """Markdown: a row for each contestant."""
-    rows = ["| contestant | p50 | over vLLM unscored | CPU | tokens | winner's score | tail after the last token |"]
-    rows.append("|---|---|---|---|---|---|---|")
+    head = "contestant", "p50", "over vLLM unscored", "CPU", "tokens", "winner's score", "its mean probability"
+    rows = [f"| {' | '.join(head)} | tail after the last token |", f"|{'---|' * 8}"]
     for name, figures in found["contestants"].items():
         over, tail = found["wall_over_raw"].get(name), figures["scoring_tail_ms"]
         shown = f"{over['median']:.2f} ({over['low']:.2f} to {over['high']:.2f})" if over else ""
+        known = [row[name]["probability"] for row in found["rows"] if row[name]["probability"] is not None]
         rows.append(
             f"| {name} | {figures['p50_s']:.2f} s | {shown} | {figures['cpu_s']:.2f} s | {figures['tokens']:.0f} "
-            f"| {figures['winner_score']:.2f} | {'' if tail is None else f'{tail:.0f} ms'} |"
+            f"| {figures['winner_score']:.2f} | {f'{np.mean(known):.3f}' if known else 'unknown'} "
+            f"| {'' if tail is None else f'{tail:.0f} ms'} |"
         )
     return "\n".join(rows)
