@@ -20,6 +20,7 @@ BUNDLED_MODEL = "smollm2-135m-instruct"
 # vLLM CPU reserves this many GiB for keys and values; a 135M model at 4,096 tokens needs well under one.
 _CPU_KV_CACHE_GIB = "2"
 _MAX_MODEL_LEN = "4096"
+_SAMPLING = "--override-generation-config"
 # Tokens of the text's end that are looked for further up.
 _NGRAM = {"prompt_lookup_min": 2, "prompt_lookup_max": 4}
 
@@ -66,7 +67,7 @@ def is_cpu_build() -> bool:
 
 
 def command(policy: Policy, model_path: str, *, cpu: bool) -> list[str]:
-    """The argument list that starts vLLM's OpenAI server on `model_path`."""
+    """The argument list that starts vLLM's OpenAI server on `model_path`; SetupError for what vLLM would refuse."""
     arguments = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     arguments += ["--model", model_path, "--served-model-name", policy.served_name]
     arguments += ["--host", policy.host, "--port", str(policy.port), "--disable-uvicorn-access-log"]
@@ -80,6 +81,11 @@ def command(policy: Policy, model_path: str, *, cpu: bool) -> list[str]:
         arguments += ["--max-model-len", _MAX_MODEL_LEN, "--dtype", "bfloat16"]
         arguments += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
     if policy.draft is not None:
+        if policy.model == "bundled" and _SAMPLING not in policy.extra:
+            raise SetupError(
+                "the bundled policy samples with min_p, which vLLM cannot draft for, and its probabilities hold for that "
+                f"""alone; to draft all the same add {_SAMPLING} '{{"min_p": 0}}' to `winnow policy`"""
+            )
         guesser = {"method": "ngram", **_NGRAM} if policy.draft == "ngram" else {"model": policy.draft}
         arguments += ["--speculative-config", json.dumps({**guesser, "num_speculative_tokens": policy.draft_tokens})]
     return [*arguments, *policy.extra]

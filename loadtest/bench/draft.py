@@ -36,6 +36,8 @@ def run(
         for name, extra in ((_PLAIN, []), (_DRAFTED, options)):
             port = free_port()
             command, url = [sys.executable, "-m", "service", "policy", "--port", str(port)], f"http://127.0.0.1:{port}"
+            # vLLM does not draft where min_p is set, as the bundled policy's generation config does.
+            command += ["--override-generation-config", '{"min_p": 0}']
             stack.enter_context(served(f"policy, {name}", [*command, *extra], url, "/health", logs / f"{name}.log"))
             upstreams[name] = Upstream.of(url, "", max_tokens)
         upstreams[_AGAIN] = upstreams[_PLAIN]

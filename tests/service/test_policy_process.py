@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from service.errors import SetupError
 from service.policy_process import BUNDLED_MODEL, Policy, command, environment
 
 
@@ -43,10 +44,18 @@ def test_a_gpu_build_compiles_and_extra_arguments_come_last(policy: Policy) -> N
     ],
 )
 def test_what_guesses_ahead_is_told_to_vllm(policy: Policy, draft: str, guesser: dict[str, Any]) -> None:
-    arguments = command(policy._replace(draft=draft, draft_tokens=3), "/models/x", cpu=True)
+    own = policy._replace(model="org/model", draft=draft, draft_tokens=3)
+    arguments = command(own, "/models/x", cpu=True)
     told = json.loads(arguments[arguments.index("--speculative-config") + 1])
     assert told == guesser | {"num_speculative_tokens": 3}
     assert "--speculative-config" not in command(policy, "/models/x", cpu=True)
+
+
+def test_the_bundled_policy_is_drafted_for_only_without_its_min_p(policy: Policy) -> None:
+    with pytest.raises(SetupError, match="samples with min_p"):
+        command(policy._replace(draft="ngram"), "/models/x", cpu=True)
+    extra = ("--override-generation-config", '{"min_p": 0}')
+    assert "--speculative-config" in command(policy._replace(draft="ngram", extra=extra), "/models/x", cpu=True)
 
 
 def test_what_the_operator_set_wins() -> None:
