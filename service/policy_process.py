@@ -83,7 +83,7 @@ def command(policy: Policy, model_path: str, *, cpu: bool) -> list[str]:
     if policy.draft is not None:
         if policy.model == "bundled" and _SAMPLING not in policy.extra:
             raise SetupError(
-                "the bundled policy samples with min_p, for which vLLM cannot draft, and its probabilities hold only so; "
+                "the bundled policy samples with min_p, for which vLLM cannot draft, and is calibrated for that; "
                 f"to draft all the same, set min_p to 0 by {_SAMPLING} after `winnow policy`'s own options"
             )
         guesser = {"method": "ngram", **_NGRAM} if policy.draft == "ngram" else {"model": policy.draft}
