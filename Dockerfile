@@ -19,7 +19,8 @@ WORKDIR /requirements
 COPY pyproject.toml ./
 RUN python -c "import pathlib, tomllib; \
 project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-sets = {'base': project['dependencies'], 'orm': project['optional-dependencies']['orm']}; \
+extras = project['optional-dependencies']; \
+sets = {'base': project['dependencies'] + extras['postgres'], 'orm': extras['orm']}; \
 [pathlib.Path(name + '.txt').write_text('\n'.join(lines)) for name, lines in sets.items()]"
 
 FROM python AS wheel

@@ -10,12 +10,13 @@ from importlib.metadata import version
 import aiohttp
 import orjson
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 from routing.router import Router
 from service.admission import Admission
-from service.api import chat, health, models, rerank
+from service.api import chat, feedback, health, models, rerank, reviews
 from service.api.request_ids import RequestIds
 from service.api.state import AppState
 from service.auth import Keyring
@@ -28,6 +29,7 @@ from service.readiness import Readiness
 from service.responses import RecentResponses
 from service.scorer_client import HttpScorer, Scorer
 from service.settings import Settings
+from service.store.history import History, open_history
 
 log = logging.getLogger("winnow.gateway")
 
@@ -51,7 +53,11 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
-        async with aiohttp.ClientSession(connector=connector) as session:
+        metrics = Metrics(registry or CollectorRegistry())
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            open_history(settings.store, metrics) as history,
+        ):
             names = {"default", *settings.policies}
             app.state.winnow = _state(
                 settings,
@@ -59,16 +65,18 @@ def create_app(
                 policies or {name: HttpPolicy(settings.policy(name), session) for name in names},
                 scorer or HttpScorer(settings.scorer_url, settings.scorer_api_key, session),
                 router or Router.load(settings=settings.router),
-                Metrics(registry or CollectorRegistry()),
+                metrics,
+                history,
             )
             yield
 
     app = FastAPI(title="Winnow", version=version("winnow-rerank"), lifespan=lifespan, docs_url=None, redoc_url=None)
-    for module in (chat, models, rerank, health):
+    for module in (chat, models, rerank, feedback, reviews, health):
         app.include_router(module.router)
     app.add_middleware(RequestIds)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _bad_parameter)
     app.add_exception_handler(Exception, _bug)
     return app
 
@@ -80,6 +88,7 @@ def _state(
     scorer: Scorer,
     router: RouterSeam,
     metrics: Metrics,
+    history: History | None,
 ) -> AppState:
     admission = Admission(settings.max_inflight, settings.requests_per_minute)
     recent = RecentResponses(settings.remembered_responses)
@@ -88,9 +97,10 @@ def _state(
         metrics.models.labels("policy", settings.policy(name).model).set(1)
     if isinstance(router, Router):
         metrics.models.labels("router", router.manifest.id).set(1)
-    pipeline = Pipeline(settings, policies, scorer, router, metrics, admission, recent)
+    pipeline = Pipeline(settings, policies, scorer, router, metrics, admission, recent, history)
     readiness = Readiness({"scorer": scorer, **{f"policy:{name}": policy for name, policy in policies.items()}})
-    return AppState(settings, keyring, admission, metrics, pipeline, recent, readiness)
+    engine = history.engine if history else None
+    return AppState(settings, keyring, admission, metrics, pipeline, recent, readiness, engine)
 
 
 async def _api_error(request: Request, error: Exception) -> Response:
@@ -106,6 +116,13 @@ async def _http_error(request: Request, error: Exception) -> Response:
         return _json(404, NotFound(f"there is no {request.url.path} here", code="unknown_url"), {})
     shown = InvalidRequest(f"{request.method} {request.url.path}: {error.detail}", code="bad_request")
     return _json(error.status_code, shown, dict(error.headers or {}))
+
+
+async def _bad_parameter(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    name = str(first["loc"][-1])
+    return _json(400, InvalidRequest(f"{name}: {first['msg']}", param=name), {})
 
 
 async def _bug(request: Request, error: Exception) -> Response:

@@ -99,6 +99,7 @@ def serve(
 ) -> None:
     """Run policy, scorer and gateway on this machine, supervised; Ctrl-C drains and stops them."""
     from service import serve as serving
+    from service.settings import state_folder
 
     plan = serving.Plan(
         config=config,
@@ -112,7 +113,7 @@ def serve(
         policy_url=policy_url,
         scorer_url=scorer_url,
         profile=profile,
-        state=state or serving.state_folder(),
+        state=state or state_folder(),
     )
     with clear_errors():
         asyncio.run(serving.run(plan))

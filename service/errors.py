@@ -8,9 +8,11 @@ WinnowError
     ├── NotAuthenticated    401
     ├── Forbidden           403
     ├── NotFound            404
+    ├── Conflict            409  somebody else was first, or it is not in the state for this
     ├── RateLimited         429  this tenant sent too much
     ├── Overloaded          503  the gateway has as much as it can carry
     ├── PolicyUnavailable   502  the policy cannot be reached, or broke off
+    ├── StoreUnavailable    503  what a person is promised cannot be kept
     ├── ScorerUnavailable   503  the scorer cannot be reached, or failed
     │   └── ScorerLate           it works, and has no time left for this
     └── DeadlineMissed      504  nothing was ready in time
@@ -91,6 +93,14 @@ class NotFound(ApiError):
     type = "invalid_request_error"
 
 
+class Conflict(ApiError):
+    """Somebody else was first, or it is not in the state for this."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "conflict"
+
+
 class RateLimited(ApiError):
     """This tenant sent too much."""
 
@@ -111,6 +121,13 @@ class PolicyUnavailable(ApiError):
 
     status = 502
     code = "policy_unavailable"
+
+
+class StoreUnavailable(ApiError):
+    """What a person is promised cannot be kept."""
+
+    status = 503
+    code = "store_unavailable"
 
 
 class ScorerUnavailable(ApiError):

@@ -31,6 +31,22 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self.history_waiting = Gauge(
+            "winnow_history_waiting_requests", "Answers that wait to be written to the store.", registry=registry
+        )
+        self.history_dropped = Counter(
+            "winnow_history_dropped_requests", "Answers that the store never got.", registry=registry
+        )
+        self.history_failures = Counter(
+            "winnow_history_write_failures", "Failed tries to write to the store.", registry=registry
+        )
+        self.reviews_open = Gauge("winnow_open_review_requests", "Tickets that wait for a person.", registry=registry)
+        self.review_oldest = Gauge(
+            "winnow_review_oldest_seconds", "Age of the oldest ticket that waits.", registry=registry
+        )
+        self.webhook_failures = Counter(
+            "winnow_webhook_failures", "Tries to tell another system of a review that failed.", registry=registry
+        )
         self.inflight = Gauge("winnow_inflight_requests", "Requests at work now.", registry=registry)
         self.stage = Histogram(
             "winnow_stage_seconds",

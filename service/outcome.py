@@ -62,11 +62,17 @@ class Outcome:
     stop_reason: StopReason
     order: list[Candidate] = field(default_factory=list)
     degraded: str | None = None
+    review_id: str | None = None
 
     @property
     def winner(self) -> Candidate | None:
         """The best candidate, if there is one."""
         return self.order[0] if self.order else None
+
+    @property
+    def needs_a_person(self) -> bool:
+        """Whether one decides, or the message that is sent says that one will."""
+        return self.decision == "review" or self.send in ("hold_message", "fallback_message")
 
 
 def conclude(plan: Plan, pool: Pool) -> Outcome:

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any, Protocol
 
 import orjson
@@ -21,7 +22,7 @@ from service.admission import Admission
 from service.auth import Identity
 from service.candidates import Candidate
 from service.deadlines import Deadline
-from service.errors import ApiError, DeadlineMissed, PolicyUnavailable, ScorerLate, ScorerUnavailable
+from service.errors import ApiError, DeadlineMissed, PolicyUnavailable, ScorerLate, ScorerUnavailable, StoreUnavailable
 from service.marks import Marks
 from service.metrics import Metrics
 from service.outcome import Outcome, Pool, accepted, conclude
@@ -33,6 +34,8 @@ from service.responses import RecentResponses
 from service.schemas import ChatRequest
 from service.scorer_client import Scorer, ScoreReply
 from service.settings import Settings
+from service.store.history import History
+from service.store.records import record_of
 
 log = logging.getLogger("winnow.gateway")
 
@@ -70,6 +73,7 @@ class Pipeline:
         metrics: Metrics,
         admission: Admission,
         recent: RecentResponses,
+        history: History | None = None,
     ) -> None:
         self.settings = settings
         self.policies = policies
@@ -78,6 +82,8 @@ class Pipeline:
         self.metrics = metrics
         self.admission = admission
         self.recent = recent
+        self.history = history
+        self._version = version("winnow-rerank")
 
     async def prepare(self, request: ChatRequest, identity: Identity, response_id: str) -> Work:
         """Route and plan: what must be known before the first byte of a response."""
@@ -99,6 +105,7 @@ class Pipeline:
             outcome = conclude(work.plan, pool)
             if outcome.send == "greedy":
                 await self._add_greedy(work, pool, outcome)
+            await self._keep(work, pool, outcome)
             return self._finish(work, pool, outcome)
 
     async def stream(self, work: Work) -> AsyncGenerator[list[bytes], None]:
@@ -343,10 +350,31 @@ class Pipeline:
     def _finish(self, work: Work, pool: Pool, outcome: Outcome) -> Answer:
         """Respond and record."""
         self.metrics.observe("total", time.perf_counter() - work.began, work.timings_ms)
-        answer = respond(work, pool, outcome, self.settings.policy(work.plan.settings.policy).model)
+        answer = respond(work, pool, outcome, self._policy_model(work))
         self.recent.remember(work.id, work.identity.tenant, answer.rerank)
         self._record(work, pool, outcome)
         return answer
+
+    async def _keep(self, work: Work, pool: Pool, outcome: Outcome) -> None:
+        """Into the history, behind the request; what a person is promised is durable before the answer promises it."""
+        if self.history is None:
+            return
+        work.timings_ms["total"] = round(1e3 * (time.perf_counter() - work.began), 2)
+        store, versions = self.settings.store, {"policy": self._policy_model(work), "gateway": self._version}
+        record = record_of(work, pool, outcome, versions, prompts=store.prompts, texts=store.texts)
+        if not outcome.needs_a_person:
+            self.history.add(record)
+            return
+        try:
+            outcome.review_id = await self.history.keep(record, outcome.degraded or outcome.decision)
+        except StoreUnavailable:
+            if outcome.send != "candidates":
+                raise
+            outcome.degraded = "review_not_kept"
+            self.history.add(record)
+
+    def _policy_model(self, work: Work) -> str:
+        return self.settings.policy(work.plan.settings.policy).model
 
     def _observe_sampling(self, work: Work, pool: Pool, began: float) -> None:
         now = time.perf_counter()

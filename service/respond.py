@@ -123,7 +123,7 @@ def _rerank(work: Work, pool: Pool, outcome: Outcome, policy_model: str) -> dict
         "n_scored": len(pool.scored),
         "winner": _winner(winner) if winner and reranked else None,
         "candidates": [c.summary(with_content=with_content) for c in candidates] if reranked else [],
-        "review_id": f"review-{work.id.removeprefix('chatcmpl-')}" if outcome.decision == "review" else None,
+        "review_id": outcome.review_id,
         "timings_ms": work.timings_ms,
     }
 

@@ -21,10 +21,15 @@ class RecentResponses:
         while len(self._entries) > self._limit:
             self._entries.popitem(last=False)
 
+    def get(self, response_id: str, tenant: str) -> dict[str, Any] | None:
+        """The `rerank` object of a response of this tenant, or None, whosever it is."""
+        owner, rerank = self._entries.get(response_id, (None, {}))
+        return rerank if owner == tenant else None
+
     def find(self, response_id: str, tenant: str) -> dict[str, Any]:
         """The `rerank` object of a response of this tenant; NotFound otherwise, whosever it is."""
-        owner, rerank = self._entries.get(response_id, (None, {}))
-        if owner != tenant:
+        rerank = self.get(response_id, tenant)
+        if rerank is None:
             raise NotFound(
                 f"no recent response of yours has the id {response_id}", param="id", code="response_not_found"
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -27,6 +27,7 @@ PASSED_ON = (
     "repetition_penalty",
 )
 _MOST_SEEDS = 2**63 - 1
+Body = TypeVar("Body", bound=BaseModel)
 
 
 class _Strict(BaseModel):
@@ -135,6 +136,11 @@ class ChatRequest(_Strict):
 
 def parse_chat_request(body: bytes) -> ChatRequest:
     """A checked request; raises InvalidRequest that names the field at fault."""
+    return parse(body, ChatRequest)
+
+
+def parse(body: bytes, model: type[Body]) -> Body:
+    """A checked body; raises InvalidRequest that names the field at fault."""
     try:
         raw = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -142,7 +148,7 @@ def parse_chat_request(body: bytes) -> ChatRequest:
     if not isinstance(raw, dict):
         raise InvalidRequest("the body must be a JSON object", code="invalid_json")
     try:
-        return ChatRequest.model_validate(raw)
+        return model.model_validate(raw)
     except ValidationError as error:
         raise _named(error) from error
     except RecursionError as error:
@@ -151,7 +157,7 @@ def parse_chat_request(body: bytes) -> ChatRequest:
 
 def _named(error: ValidationError) -> InvalidRequest:
     first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(step) for step in first["loc"])
+    where = ".".join(str(step) for step in first["loc"]) or "body"
     if first["type"] == "extra_forbidden":
         return InvalidRequest(f"{where} is not a parameter of this API", param=where, code="unknown_parameter")
     return InvalidRequest(f"{where}: {first['msg']}", param=where)

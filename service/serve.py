@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 import time
@@ -37,13 +36,6 @@ class Plan(NamedTuple):
     scorer_url: str | None
     profile: str
     state: Path
-
-
-def state_folder() -> Path:
-    """`WINNOW_STATE_DIR`, else `$XDG_STATE_HOME/winnow`, else `~/.local/state/winnow`."""
-    if chosen := os.environ.get("WINNOW_STATE_DIR"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "winnow"
 
 
 def programs(plan: Plan, keys: Path) -> list[Program]:
@@ -81,6 +73,7 @@ def gateway_environment(plan: Plan, keys: Path) -> dict[str, str]:
         "WINNOW_SCORER_URL": plan.scorer_url or f"http://127.0.0.1:{plan.scorer_port}",
         "WINNOW_KEYS_FILE": str(keys),
         "WINNOW_PROFILE": plan.profile,
+        "WINNOW_STATE_DIR": str(plan.state),
     }
     if plan.policy_url is None:
         environment["WINNOW_POLICY_MODEL"] = BUNDLED_MODEL if plan.model == "bundled" else plan.model

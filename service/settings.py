@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,6 +108,44 @@ PROFILES: dict[Profile, dict[RouteName, dict[str, Any]]] = {
 }
 
 
+def state_folder() -> Path:
+    """`WINNOW_STATE_DIR`, else `$XDG_STATE_HOME/winnow`, else `~/.local/state/winnow`."""
+    if chosen := os.environ.get("WINNOW_STATE_DIR"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "winnow"
+
+
+_LEAST_SECRET = 16
+
+
+class StoreSettings(BaseModel):
+    """What is remembered of reranked requests, and where."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str = Field(
+        "auto",
+        description="`sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`; `auto`: a file in the state folder; "
+        "`none`: nothing is kept.",
+    )
+    prompts: bool = Field(True, description="Keep what was asked, redacted.")
+    texts: bool = Field(True, description="Keep candidates' texts, redacted.")
+    webhook_url: str | None = Field(None, description="Told of reviews that are opened and decided (docs/store.md).")
+    webhook_secret: str = Field("", description="Signs what it is told; wanted with `webhook_url`.")
+    days: float | None = Field(90, gt=0, description="Delete answers that are older; `null`: never.")
+    waiting: int = Field(10_000, ge=1, description="Answers that may wait to be written; more are dropped and counted.")
+
+    @model_validator(mode="after")
+    def _webhook_is_signed(self) -> StoreSettings:
+        if self.webhook_url is not None and len(self.webhook_secret) < _LEAST_SECRET:
+            raise ValueError(f"webhook_secret: at least {_LEAST_SECRET} characters, so that nobody guesses it")
+        return self
+
+    def address(self) -> str | None:
+        """Where it is kept; None where nothing is."""
+        return {"none": None, "auto": f"sqlite:///{state_folder() / 'winnow.db'}"}.get(self.url, self.url)
+
+
 class Settings(BaseSettings):
     """Settings of the gateway. In the environment: WINNOW_PORT, WINNOW_ROUTES__BILLING__N and so on."""
 
@@ -131,6 +170,7 @@ class Settings(BaseSettings):
     drain_seconds: int = Field(20, ge=0, description="Time that requests at work have to finish when it stops.")
     keepalive_seconds: float = Field(5.0, gt=0, description="Comment interval of a stream while it waits.")
     remembered_responses: int = Field(10_000, ge=0, description="Responses kept for lookup by id, in memory.")
+    store: StoreSettings = Field(default_factory=StoreSettings, description="What is remembered (table below).")
     router: RouterSettings = Field(default_factory=RouterSettings, description="Thresholds and rules of routing.")
     routes: dict[RouteName, RouteSettings] = Field(
         default_factory=dict, validate_default=True, description="What is done on each route (table below)."
@@ -185,8 +225,6 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
 
     Raises SetupError naming the setting that does not fit.
     """
-    import os
-
     chosen = config or (Path(path) if (path := os.environ.get("WINNOW_CONFIG")) else None)
     if chosen is not None and not chosen.is_file():
         raise SetupError(f"{chosen}: no such file")
@@ -207,7 +245,19 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
 
 def settings_table() -> str:
     """The README's tables of settings, in Markdown."""
-    return "\n".join([*markdown_table(Settings, "WINNOW_"), "", "Each route:", "", *markdown_table(RouteSettings, "")])
+    return "\n".join(
+        [
+            *markdown_table(Settings, "WINNOW_"),
+            "",
+            "Each route:",
+            "",
+            *markdown_table(RouteSettings, ""),
+            "",
+            "The store:",
+            "",
+            *markdown_table(StoreSettings, "WINNOW_STORE__"),
+        ]
+    )
 
 
 def markdown_table(model: type[BaseModel], prefix: str) -> list[str]:

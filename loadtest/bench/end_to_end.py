@@ -107,7 +107,7 @@ def _start(stack: ExitStack, setup: Setup, logs: Path, environments: Path, say: 
         start("scorer", 1, ["scorer"], "/readyz", {}),
     ]
     shared = {"WINNOW_PROFILE": "demo", "WINNOW_KEYS_FILE": str(keys), "WINNOW_POLICY_URL": urls[0]}
-    shared |= {"WINNOW_SCORER_URL": urls[1], "WINNOW_REQUESTS_PER_MINUTE": "100000"}
+    shared |= {"WINNOW_SCORER_URL": urls[1], "WINNOW_REQUESTS_PER_MINUTE": "100000", "WINNOW_STATE_DIR": str(logs)}
     adaptive = {
         f"WINNOW_ROUTES__{route}__{name.upper()}": json.dumps(value)
         for route in ("BILLING", "FRAUD")

@@ -144,6 +144,7 @@ def _winnow(stack: ExitStack, upstream: str, logs: Path, cores: set[int]) -> Con
     made = subprocess.run([*command, "key", "bench", "--keys", str(keys)], capture_output=True, text=True, check=True)
     environment = {"WINNOW_KEYS_FILE": str(keys), "WINNOW_POLICY_URL": upstream, "WINNOW_POLICY_MODEL": MODEL}
     environment |= {"WINNOW_REQUESTS_PER_MINUTE": "100000000", "WINNOW_MAX_INFLIGHT": "1000"}
+    environment["WINNOW_STATE_DIR"] = str(logs)
     command += ["gateway", "--port", str(port)]
     url = f"http://127.0.0.1:{port}"
     stack.enter_context(served(OURS, command, url, "/livez", logs / "winnow.log", environment, cores))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
+from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.requests import Request
 
 from service.admission import Admission
@@ -14,6 +15,7 @@ from service.pipeline import Pipeline
 from service.readiness import Readiness
 from service.responses import RecentResponses
 from service.settings import Settings
+from service.store.reviews import Reviews
 
 
 @dataclass
@@ -27,6 +29,12 @@ class AppState:
     pipeline: Pipeline
     recent: RecentResponses
     readiness: Readiness
+    engine: AsyncEngine | None
+
+    @property
+    def reviews(self) -> Reviews | None:
+        """The queue of reviews; None where nothing is kept."""
+        return Reviews(self.engine, tells=self.settings.store.webhook_url is not None) if self.engine else None
 
 
 def state_of(request: Request) -> AppState:

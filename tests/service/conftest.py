@@ -238,7 +238,8 @@ def start_gateway(tmp_path: Path) -> Any:
         keys = tmp_path / "keys.json"
         key = add_key(keys, "acme", "client")
         async with running(policy.app()) as policy_url, httpx.AsyncClient(timeout=30) as http:
-            settings = load_settings(policy_url=policy_url, keys_file=keys, **overrides)
+            kept = {"store": {"url": "none"}} | overrides
+            settings = load_settings(policy_url=policy_url, keys_file=keys, **kept)
             app = create_app(settings, scorer=scorer, router=KeywordRouter(), registry=registry)
             async with (
                 running(app) as url,

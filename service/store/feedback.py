@@ -1,0 +1,52 @@
+"""What applications say of answers: a thumb, a rating, which of two candidates was the better one."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from sqlalchemy import insert, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from service.store.redaction import redact
+from service.store.tables import feedback, responses
+
+
+class Feedback(BaseModel):
+    """Of one answer: a thumb, a rating, or a preference, whose `preferred` and `rejected` are candidates' numbers."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    response_id: str = Field(max_length=64)
+    thumb: Literal["up", "down"] | None = None
+    rating: int | None = Field(None, ge=1, le=5)
+    preferred: int | None = Field(None, ge=0)
+    rejected: int | None = Field(None, ge=0)
+    comment: str | None = Field(None, max_length=10_000)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Feedback:
+        if self.thumb is None and self.rating is None and self.preferred is None:
+            raise ValueError("say `thumb`, `rating`, or `preferred` with `rejected`")
+        both = (self.preferred, self.rejected)
+        if both != (None, None) and (None in both or self.preferred == self.rejected):
+            raise ValueError("`preferred` and `rejected` are two candidates and go together")
+        return self
+
+
+async def keep_feedback(engine: AsyncEngine, tenant: str, said: Feedback) -> str:
+    """Write it, and return its id: durable by then. A comment is redacted."""
+    row = said.model_dump() | {"id": f"feedback-{secrets.token_hex(12)}", "tenant": tenant}
+    row["comment"] = redact(said.comment)[0] if said.comment else None
+    async with engine.begin() as connection:
+        await connection.execute(insert(feedback).values(row | {"at_ms": int(time.time() * 1000)}))
+    return str(row["id"])
+
+
+async def is_answer_of(engine: AsyncEngine, response_id: str, tenant: str) -> bool:
+    """Whether the history has such an answer to this tenant."""
+    wanted = select(responses.c.id).where(responses.c.id == response_id, responses.c.tenant == tenant)
+    async with engine.connect() as connection:
+        return (await connection.execute(wanted)).first() is not None

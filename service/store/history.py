@@ -1,0 +1,151 @@
+"""History is written behind the requests: a bounded queue, one task that writes what has gathered, never a wait."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+from sqlalchemy import insert
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from service.errors import StoreUnavailable
+from service.metrics import Metrics
+from service.settings import StoreSettings
+from service.store.database import open_database
+from service.store.records import Record
+from service.store.retention import forget_on_and_on
+from service.store.reviews import Reviews, measure_backlog, ticket
+from service.store.tables import candidates, responses, reviews
+from service.store.webhook import Webhook, tell
+
+# What a crash may lose, and how long a store that does not answer is left alone.
+_FLUSH_SECONDS, _RETRY_SECONDS = 0.5, 2.0
+# More than a store takes that works, less than a person waits.
+_KEEP_SECONDS = 5.0
+_BATCH = 500
+
+log = logging.getLogger("winnow.store")
+
+
+class History:
+    """Start and stop it with the app. `add` never blocks; what finds the queue full is dropped and counted."""
+
+    def __init__(self, engine: AsyncEngine, metrics: Metrics, limit: int, *, tells: bool = False) -> None:
+        self.engine = engine
+        self._metrics = metrics
+        self._tells = tells
+        self._queue: asyncio.Queue[Record] = asyncio.Queue(limit)
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, record: Record) -> None:
+        """Write it soon."""
+        try:
+            self._queue.put_nowait(record)
+        except asyncio.QueueFull:
+            self._metrics.history_dropped.inc()
+        self._metrics.history_waiting.set(self._queue.qsize())
+
+    async def keep(self, record: Record, reason: str) -> str:
+        """Write it now with a review ticket, and return its id: durable by then. Raises StoreUnavailable where it
+        cannot be."""
+        clean = await asyncio.to_thread(record.redacted)
+        name = f"review-{record.response['id'].removeprefix('chatcmpl-')}"
+        try:
+            async with asyncio.timeout(_KEEP_SECONDS), self.engine.begin() as connection:
+                await connection.execute(insert(responses), [clean.response])
+                await connection.execute(insert(candidates), clean.candidates)
+                opened = ticket(clean.response, name, reason)
+                await connection.execute(insert(reviews), [opened])
+                if self._tells:
+                    await tell(connection, "review.opened", opened)
+        except (SQLAlchemyError, OSError) as error:
+            self._metrics.history_failures.inc()
+            log.error("the review of %s could not be kept: %s", record.response["id"], error)
+            raise StoreUnavailable(
+                "this answer needs a person, and the review cannot be kept now; ask again later", retry_after=5
+            ) from error
+        return name
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self, seconds: float = 10.0) -> None:
+        """Write what waits, for so long at most; the rest is dropped and counted."""
+        if self._task is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._queue.join(), seconds)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._metrics.history_dropped.inc(self._queue.qsize())
+
+    async def _run(self) -> None:
+        while True:
+            batch = [await self._queue.get()]
+            await asyncio.sleep(_FLUSH_SECONDS)
+            while len(batch) < _BATCH and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            await self._write(batch)
+            for _ in batch:
+                self._queue.task_done()
+            self._metrics.history_waiting.set(self._queue.qsize())
+
+    async def _write(self, batch: list[Record]) -> None:
+        """Until it is written: meanwhile the queue fills, and what does not fit is counted."""
+        clean = await asyncio.to_thread(lambda: [record.redacted() for record in batch])
+        while True:
+            try:
+                await self._insert(clean)
+                return
+            except (OperationalError, InterfaceError, OSError) as error:
+                self._metrics.history_failures.inc()
+                log.error("the history could not be written, tried again in %g s: %s", _RETRY_SECONDS, error)
+                await asyncio.sleep(_RETRY_SECONDS)
+            except SQLAlchemyError:
+                # One of them does not fit, however often it is tried; the others must not suffer for it.
+                await self._write_each(clean)
+                return
+
+    async def _write_each(self, clean: list[Record]) -> None:
+        for record in clean:
+            try:
+                await self._insert([record])
+            except SQLAlchemyError:
+                self._metrics.history_dropped.inc()
+                log.exception("the record of %s could not be written", record.response["id"])
+
+    async def _insert(self, records: list[Record]) -> None:
+        async with self.engine.begin() as connection:
+            await connection.execute(insert(responses), [record.response for record in records])
+            if rows := [row for record in records for row in record.candidates]:
+                await connection.execute(insert(candidates), rows)
+
+
+@contextlib.asynccontextmanager
+async def open_history(settings: StoreSettings, metrics: Metrics) -> AsyncIterator[History | None]:
+    """The history while the block runs; None where nothing is kept. Raises SetupError where it cannot be opened."""
+    if (url := settings.address()) is None:
+        yield None
+        return
+    engine = await open_database(url)
+    history = History(engine, metrics, settings.waiting, tells=settings.webhook_url is not None)
+    history.start()
+    others = [asyncio.create_task(measure_backlog(Reviews(engine), metrics))]
+    if settings.webhook_url is not None:
+        others.append(
+            asyncio.create_task(Webhook(engine, settings.webhook_url, settings.webhook_secret, metrics).run())
+        )
+    if settings.days is not None:
+        others.append(asyncio.create_task(forget_on_and_on(engine, settings.days)))
+    try:
+        yield history
+    finally:
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await history.stop()
+        await engine.dispose()

@@ -1,0 +1,100 @@
+"""A request as rows of the store: what was asked, what was sampled, what was decided. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from service.candidates import Candidate
+from service.store.redaction import redact
+
+if TYPE_CHECKING:
+    from service.outcome import Outcome, Pool
+    from service.pipeline import Work
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Record:
+    """Rows of `responses` and `candidates`. `redact` is called before they are written, off the event loop."""
+
+    response: Row
+    candidates: list[Row]
+
+    def redacted(self) -> Record:
+        """Without what names a person, a card, an account or a key; what was taken out is said."""
+        found: set[str] = set()
+
+        def clean(value: Any) -> Any:
+            if isinstance(value, str):
+                # Neither store keeps what is no Unicode text, and Postgres no zero byte.
+                text, kinds = redact(value.encode("utf-8", "replace").decode().replace("\x00", "\ufffd"))
+                found.update(kinds)
+                return text
+            if isinstance(value, list):
+                return [clean(item) for item in value]
+            if isinstance(value, dict):
+                return {key: clean(item) for key, item in value.items()}
+            return value
+
+        prompt = clean(self.response["prompt"])
+        texts = [{name: clean(row[name]) for name in ("content", "tool_calls")} for row in self.candidates]
+        rows = [row | text for row, text in zip(self.candidates, texts, strict=True)]
+        return Record(self.response | {"prompt": prompt, "redacted": sorted(found)}, rows)
+
+
+def record_of(
+    work: Work, pool: Pool, outcome: Outcome, versions: dict[str, str], *, prompts: bool, texts: bool
+) -> Record:
+    """The rows of a request; without its messages, or without its candidates' texts, where they are not stored."""
+    plan, request, winner = work.plan, work.request, outcome.winner
+    asked: Sequence[Candidate] = pool.candidates
+    parameters = {name: value for name, value in plan.body(0).items() if name not in _NOT_PARAMETERS}
+    response = {
+        "id": work.id,
+        "at_ms": work.created * 1000,
+        "tenant": work.identity.tenant,
+        "user": request.user,
+        "route": plan.route,
+        "route_probability": plan.route_probability,
+        "locale": plan.locale,
+        "decision": outcome.decision,
+        "stop_reason": outcome.stop_reason,
+        "degraded": outcome.degraded,
+        "sent": outcome.send,
+        "winner": winner.index if winner else None,
+        "score": winner.score if winner else None,
+        "probability": winner.probability if winner else None,
+        "n": plan.n,
+        "n_completed": len(pool.completed),
+        "n_scored": len(pool.scored),
+        "prompt_tokens": max((candidate.prompt_tokens for candidate in asked), default=0),
+        "completion_tokens": sum(candidate.completion_tokens for candidate in asked),
+        "prompt": plan.messages if prompts else None,
+        "parameters": parameters | {"seed": plan.seed},
+        "versions": versions | {"orm": pool.orm or ""},
+        "calibrator": pool.calibrator,
+        "timings_ms": dict(work.timings_ms),
+        "redacted": [],
+    }
+    rows = [
+        {
+            "response_id": work.id,
+            "index": candidate.index,
+            "score": candidate.score,
+            "probability": candidate.probability,
+            "finish_reason": candidate.finish_reason,
+            "stopped": candidate.stopped,
+            "completion_tokens": candidate.completion_tokens,
+            "content": candidate.content if texts else None,
+            "tool_calls": (candidate.tool_calls or None) if texts else None,
+        }
+        for candidate in asked
+    ]
+    return Record(response, rows)
+
+
+# The prompt stands beside them, and how an answer is sent says nothing of what was sampled.
+_NOT_PARAMETERS = {"messages", "stream", "stream_options", "cache_salt"}
