@@ -19,9 +19,10 @@ _PAGE = """<!doctype html>
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 64rem; }
 h1 { font-size: 1.6rem; margin: .5rem 0 } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem }
-.scroll { overflow-x: auto } caption, figcaption { text-align: left; opacity: .75; padding: .3rem 0 }
+.scroll { overflow-x: auto } figcaption, .note { opacity: .75; padding: .3rem 0; margin: 0 }
 th, td { padding: .25rem .7rem .25rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
-th { font-weight: 600 } td.number { text-align: right; white-space: nowrap }
+th { font-weight: 600; white-space: nowrap } td { min-width: 4rem } td:not(.number) { min-width: 8rem }
+td.number { text-align: right; white-space: nowrap }
 figure { margin: 1rem 0 } figure img { max-width: 100%; background: #fff; border-radius: 4px }
 .warning { border-left: 4px solid #d90; background: var(--soft); padding: .4rem .8rem; margin: .5rem 0 }
 code { background: var(--soft); padding: 0 .2em; overflow-wrap: anywhere }
@@ -31,9 +32,8 @@ code { background: var(--soft); padding: 0 .2em; overflow-wrap: anywhere }
 {% elif kind == "text" %}<p>{{ item }}</p>
 {% elif kind == "code" %}<p><code>{{ item }}</code></p>
 {% elif kind == "warning" %}<p class="warning">{{ item }}</p>
-{% elif kind == "table" %}<div class="scroll"><table>
-{%- if item.caption %}<caption>{{ item.caption }}</caption>{% endif %}
-<thead><tr>{% for name in item.header %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>
+{% elif kind == "table" %}{% if item.caption %}<p class="note">{{ item.caption }}</p>{% endif %}
+<div class="scroll"><table><thead><tr>{% for name in item.header %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>
 {% for row in item.rows %}<tr>{% for cell, number in row %}<td{% if number %} class="number"{% endif %}>{{ cell }}</td>
 {%- endfor %}</tr>
 {% endfor %}</tbody></table></div>

@@ -35,7 +35,9 @@ def _curves(report: Report, log: list[dict[str, Any]]) -> None:
     accuracy.plot(*_series(log, "eval_accuracy"), "s--", color="tab:green", label="validation accuracy")
     accuracy.set_ylabel("pairwise accuracy")
     lines = [*axes.get_lines(), *accuracy.get_lines()]
-    axes.legend(lines, [line.get_label() for line in lines], frameon=False)
+    axes.legend(
+        lines, [line.get_label() for line in lines], frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1)
+    )
     report.figure(figure, "Loss and validation accuracy by step; the best validated step is the one that was kept.")
 
 
