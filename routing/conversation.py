@@ -68,16 +68,17 @@ def _decode(text: str | bytes) -> str:
 def _cut(turn: str) -> Iterator[str]:
     """One piece, or the beginning and the end of a longer turn."""
     if len(turn) <= 2 * PIECE:
-        clean = _clean(turn)
+        clean = cleaned(turn)
         if len(clean) <= PIECE:
             if clean:
                 yield clean
             return
         turn = clean
     for end in (turn[:PIECE], turn[-PIECE:]):
-        if clean := _clean(end):
+        if clean := cleaned(end):
             yield clean
 
 
-def _clean(text: str) -> str:
+def cleaned(text: str) -> str:
+    """Valid Unicode on one line: what a rule reads."""
     return _CONTROL.sub(" ", text.encode("utf-8", "replace").decode("utf-8")).strip()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import re2
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, model_validator
@@ -20,13 +20,12 @@ HIGH_STAKES: tuple[Route, ...] = ("billing", "fraud")
 Keyword = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 
 
-class Rule(BaseModel):
-    """One rule: any keyword (whole words, any case) or the pattern (RE2, any case) sends a text to `route`."""
+class TextRule(BaseModel):
+    """What matches a text: any keyword (whole words, any case) or the pattern (RE2, any case)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Keyword
-    route: Route
     keywords: tuple[Keyword, ...] = Field((), max_length=1_000)
     pattern: str | None = Field(None, min_length=1, max_length=1_000)
 
@@ -49,6 +48,15 @@ class Rule(BaseModel):
         return self._compiled.search(text) is not None
 
 
+AnyRule = TypeVar("AnyRule", bound=TextRule)
+
+
+class Rule(TextRule):
+    """A text that it matches goes to `route`."""
+
+    route: Route
+
+
 class Thresholds(BaseModel):
     """Probability of high stakes from which each route is taken; None: the one chosen in training."""
 
@@ -69,13 +77,18 @@ class RouterSettings(BaseModel):
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        names = [rule.name for rule in self.rules]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"two rules go by the name {twice[0]!r}; every rule needs a name of its own")
+        need_names(self.rules)
         return self
 
 
-def first_match(rules: Iterable[Rule], texts: Iterable[str]) -> Rule | None:
+def need_names(rules: Iterable[TextRule]) -> None:
+    """ValueError where two rules go by one name."""
+    names = [rule.name for rule in rules]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two rules go by the name {twice[0]!r}; every rule needs a name of its own")
+
+
+def first_match(rules: Iterable[AnyRule], texts: Iterable[str]) -> AnyRule | None:
     """The first rule, in the operator's order, that holds for any of the texts."""
     texts = list(texts)
     return next((rule for rule in rules if any(rule.matches(text) for text in texts)), None)

@@ -8,7 +8,8 @@ from typing import Any
 
 @dataclass
 class Candidate:
-    """Completion `index` of a request. `score` is the raw logit, `probability` the calibrated one or None."""
+    """Completion `index` of a request. `score` is the raw logit, `probability` the calibrated one or None,
+    `disagreement` the deviation among the members of an ensemble, in scores."""
 
     index: int
     content: str = ""
@@ -21,6 +22,7 @@ class Candidate:
     finished_at: float | None = None
     score: float | None = None
     probability: float | None = None
+    disagreement: float | None = None
     # Stopped by the route's rule, or broken off by the policy: no more of it will come.
     stopped: bool = False
     broken: bool = False
@@ -86,6 +88,8 @@ class Candidate:
             "finish_reason": self.finish_reason,
             "completion_tokens": self.completion_tokens,
         }
+        if self.disagreement is not None:
+            shown["disagreement"] = self.disagreement
         if self.stopped:
             shown["stopped"] = True
         if with_content:

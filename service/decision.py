@@ -8,10 +8,11 @@ Decision = Literal["accept", "review", "fallback", "passthrough"]
 
 
 class Verdict(NamedTuple):
-    """A decision, and what made it less than it could be (null when nothing did)."""
+    """A decision, what made it less than it could be (None when nothing did), and why a person is asked."""
 
     decision: Decision
     degraded: str | None
+    reason: str | None = None
 
 
 def decide(
@@ -22,18 +23,30 @@ def decide(
     review_threshold: float,
     n: int,
     stopping_rule: str,
+    flag: str | None = None,
+    disagreement: float | None = None,
+    max_disagreement: float | None = None,
 ) -> Verdict:
     """Accept, review or fall back.
 
+    What an operator's rule flags, a person sees, whatever the probability. An ensemble that disagrees by more than
+    `max_disagreement` (in scores) does not accept.
     Without a calibrator nobody knows what the score means: a person decides. A calibrator of another event than
     `acceptable`, or fitted under another selection policy than the live one (n, stopping rule), never accepts.
     """
     if probability is None or calibrator is None:
-        return Verdict("review", None)
+        return Verdict("review", None, "no_calibrator")
     selection = calibrator.get("selection") or {}
     mismatch = selection.get("n") != n or selection.get("stopping_rule") != stopping_rule
     degraded = "calibration_mismatch" if mismatch else None
+    if flag is not None:
+        return Verdict("review", degraded, f"red_flag:{flag}")
     if probability < review_threshold:
         return Verdict("fallback", degraded)
-    may_accept = calibrator.get("event") == "acceptable" and not mismatch
-    return Verdict("accept" if may_accept and probability >= accept_threshold else "review", degraded)
+    if probability < accept_threshold:
+        return Verdict("review", degraded, "probability")
+    if mismatch or calibrator.get("event") != "acceptable":
+        return Verdict("review", degraded, degraded or "calibrated_on_pairs")
+    if disagreement is not None and max_disagreement is not None and disagreement > max_disagreement:
+        return Verdict("review", degraded, "disagreement")
+    return Verdict("accept", degraded)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from routing.conversation import cleaned, pieces
+from routing.rules import first_match
 from service.candidates import Candidate
 from service.decision import Decision, Verdict, decide
 from service.errors import DeadlineMissed, ScorerUnavailable
@@ -62,17 +64,14 @@ class Outcome:
     stop_reason: StopReason
     order: list[Candidate] = field(default_factory=list)
     degraded: str | None = None
+    # Why a person is asked, in a word; None where the decision is another.
+    reason: str | None = None
     review_id: str | None = None
 
     @property
     def winner(self) -> Candidate | None:
         """The best candidate, if there is one."""
         return self.order[0] if self.order else None
-
-    @property
-    def needs_a_person(self) -> bool:
-        """Whether one decides, or the message that is sent says that one will."""
-        return self.decision == "review" or self.send in ("hold_message", "fallback_message")
 
 
 def conclude(plan: Plan, pool: Pool) -> Outcome:
@@ -87,7 +86,7 @@ def conclude(plan: Plan, pool: Pool) -> Outcome:
     if pool.scorer_error is not None and pool.completed:
         return _without_scorer(plan, pool, pool.scorer_error)
     if pool.completed:
-        return _reviewed(plan, pool, pool.completed, degraded="unscored")
+        return _reviewed(plan, pool, pool.completed, "unscored", "unscored")
     if plan.settings.on_timeout == "error":
         raise DeadlineMissed(f"no candidate was ready within {plan.budget_ms} ms")
     return Outcome("fallback", "fallback_message", pool.stop_reason, degraded="deadline")
@@ -103,7 +102,8 @@ def _by_score(plan: Plan, pool: Pool) -> Outcome:
     if verdict.decision == "accept":
         return Outcome("accept", "candidates", stop, order, degraded)
     if verdict.decision == "review":
-        return _reviewed(plan, pool, order, degraded)
+        reason = degraded if verdict.reason == "calibration_mismatch" else verdict.reason
+        return _reviewed(plan, pool, order, degraded, reason)
     sends: dict[str, Send] = {"send": "candidates", "message": "fallback_message", "greedy": "greedy"}
     return Outcome("fallback", sends[plan.settings.on_fallback], stop, order, degraded)
 
@@ -119,11 +119,22 @@ def _verdict(plan: Plan, pool: Pool, candidate: Candidate, stopping_rule: str) -
     return decide(
         candidate.probability,
         pool.calibrator,
+        flag=_flag(plan, candidate),
+        disagreement=candidate.disagreement,
+        max_disagreement=plan.settings.max_disagreement,
         accept_threshold=plan.accept_threshold,
         review_threshold=min(plan.settings.review_threshold, plan.accept_threshold),
         n=len(pool.candidates),
         stopping_rule=stopping_rule,
     )
+
+
+def _flag(plan: Plan, candidate: Candidate) -> str | None:
+    """Name of the operators' rule that wants a person to look at this reply, or at what was asked."""
+    if not plan.settings.red_flags:
+        return None
+    matched = first_match(plan.settings.red_flags, [cleaned(candidate.content), *pieces(plan.messages)])
+    return matched.name if matched else None
 
 
 def _without_scorer(plan: Plan, pool: Pool, error: ScorerUnavailable) -> Outcome:
@@ -134,6 +145,6 @@ def _without_scorer(plan: Plan, pool: Pool, error: ScorerUnavailable) -> Outcome
     return Outcome("fallback", "fallback_message", "scorer_failed", pool.completed, "scorer_failed")
 
 
-def _reviewed(plan: Plan, pool: Pool, order: list[Candidate], degraded: str | None) -> Outcome:
+def _reviewed(plan: Plan, pool: Pool, order: list[Candidate], degraded: str | None, reason: str | None) -> Outcome:
     send: Send = "candidates" if plan.settings.on_review == "send" else "hold_message"
-    return Outcome("review", send, pool.stop_reason, order, degraded)
+    return Outcome("review", send, pool.stop_reason, order, degraded, reason)

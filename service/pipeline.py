@@ -31,6 +31,7 @@ from service.policy_client import Policy
 from service.relabelled import Relabelled
 from service.respond import Answer, completion_chunks, respond
 from service.responses import RecentResponses
+from service.review import review_of
 from service.schemas import ChatRequest
 from service.scorer_client import Scorer, ScoreReply
 from service.settings import Settings
@@ -201,7 +202,9 @@ class Pipeline:
             pool.scorer_error = error
             return
         pool.calibrator = reply.calibrator
-        candidate.score, candidate.probability = reply.results[0].score, reply.results[0].probability
+        result = reply.results[0]
+        candidate.score, candidate.probability = result.score, result.probability
+        candidate.disagreement = result.disagreement
 
     async def _stop_hopeless(
         self,
@@ -359,14 +362,15 @@ class Pipeline:
         """Into the history, behind the request; what a person is promised is durable before the answer promises it."""
         if self.history is None:
             return
+        review = review_of(work.plan, outcome, work.id)
         work.timings_ms["total"] = round(1e3 * (time.perf_counter() - work.began), 2)
         store, versions = self.settings.store, {"policy": self._policy_model(work), "gateway": self._version}
-        record = record_of(work, pool, outcome, versions, prompts=store.prompts, texts=store.texts)
-        if not outcome.needs_a_person:
+        record = record_of(work, pool, outcome, review, versions, prompts=store.prompts, texts=store.texts)
+        if not review.promised:
             self.history.add(record)
             return
         try:
-            outcome.review_id = await self.history.keep(record, outcome.degraded or outcome.decision)
+            outcome.review_id = await self.history.keep(record)
         except StoreUnavailable:
             if outcome.send != "candidates":
                 raise

@@ -21,11 +21,12 @@ _MODELS_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Scored:
-    """One completion's result; `probability` is None without a calibrator."""
+    """One completion's result; `probability` is None without a calibrator, `disagreement` without an ensemble."""
 
     index: int
     score: float
     probability: float | None
+    disagreement: float | None = None
 
 
 class ScoreReply(NamedTuple):
@@ -131,7 +132,9 @@ class HttpScorer:
             "partial": partial,
         }
         reply = await self._call("POST", "/v1/score", body, max(1, deadline_ms) / 1000)
-        results = [Scored(r["index"], r["score"], r.get("probability")) for r in reply["results"]]
+        results = [
+            Scored(r["index"], r["score"], r.get("probability"), r.get("disagreement")) for r in reply["results"]
+        ]
         return ScoreReply(reply["orm"], reply.get("calibrator"), results)
 
     async def healthy(self) -> bool:

@@ -15,7 +15,7 @@ from pydantic_settings import (
 )
 
 from reward_model.stopping import ExpectedGain, StoppingRule, Waves
-from routing.rules import RouterSettings
+from routing.rules import RouterSettings, TextRule, need_names
 from service.errors import SetupError
 
 RouteName = Literal["billing", "fraud", "default"]
@@ -63,6 +63,18 @@ class RouteSettings(BaseModel):
     early_accept: bool = Field(False, description="Send the first candidate that is accepted, and cancel the rest.")
     accept_threshold: float = Field(0.6, ge=0, le=1, description="Probability from which an answer is accepted.")
     review_threshold: float = Field(0.3, ge=0, le=1, description="Probability from which a person is asked.")
+    max_disagreement: float | None = Field(
+        None, gt=0, description="Standard deviation among an ensemble's scores above which a person is asked."
+    )
+    red_flags: tuple[TextRule, ...] = Field(
+        (), description="Keywords and patterns in question or reply that send an answer to a person (docs/store.md)."
+    )
+    review_share: float = Field(
+        1.0, ge=0, le=1, description="Share of review decisions that a person sees where `on_review` sends them anyway."
+    )
+    spot_check: float = Field(
+        0.0, ge=0, le=1, description="Share of all other answers that a person sees, so that verdicts speak for all."
+    )
     budget_ms: int = Field(30_000, ge=100, description="Time to answer in, from the request's arrival.")
     max_budget_ms: int = Field(120_000, ge=100, description="Most time that a request may ask for.")
     on_review: Literal["send", "hold_message"] = Field("hold_message", description="What a review sends.")
@@ -83,6 +95,7 @@ class RouteSettings(BaseModel):
             raise ValueError(f"budget_ms={self.budget_ms} is above max_budget_ms={self.max_budget_ms}")
         if self.review_threshold > self.accept_threshold:
             raise ValueError("review_threshold is above accept_threshold")
+        need_names(self.red_flags)
         self.stopping_rule(self.accept_threshold)
         return self
 

@@ -19,6 +19,7 @@ from service.metrics import Metrics
 from service.outcome import Outcome, Pool
 from service.pipeline import Work
 from service.plan import make_plan
+from service.review import review_of
 from service.schemas import ChatRequest
 from service.settings import RouteSettings
 from service.store.database import open_database
@@ -39,7 +40,8 @@ async def measure(url: str, rate: float, seconds: float) -> dict[str, float]:
     for number in range(int(rate * seconds)):
         work, pool, outcome = made[number % len(made)]
         work.id = f"chatcmpl-{number}"
-        history.add(record_of(work, pool, outcome, {"policy": "made-up"}, prompts=True, texts=True))
+        review = review_of(work.plan, outcome, work.id)._replace(reason=None)
+        history.add(record_of(work, pool, outcome, review, {"policy": "made-up"}, prompts=True, texts=True))
         await asyncio.sleep(max(0.0, began + (number + 1) / rate - time.perf_counter()))
     elapsed, spent = time.perf_counter() - began, time.process_time() - cpu
     await history.stop()

@@ -17,7 +17,7 @@ from service.settings import StoreSettings
 from service.store.database import open_database
 from service.store.records import Record
 from service.store.retention import forget_on_and_on
-from service.store.reviews import Reviews, measure_backlog, ticket
+from service.store.reviews import Reviews, measure_backlog
 from service.store.tables import candidates, responses, reviews
 from service.store.webhook import Webhook, tell
 
@@ -48,26 +48,21 @@ class History:
             self._metrics.history_dropped.inc()
         self._metrics.history_waiting.set(self._queue.qsize())
 
-    async def keep(self, record: Record, reason: str) -> str:
-        """Write it now with a review ticket, and return its id: durable by then. Raises StoreUnavailable where it
+    async def keep(self, record: Record) -> str:
+        """Write it with its ticket now, and return the ticket's id: durable by then. Raises StoreUnavailable where it
         cannot be."""
+        assert record.review is not None
         clean = await asyncio.to_thread(record.redacted)
-        name = f"review-{record.response['id'].removeprefix('chatcmpl-')}"
         try:
-            async with asyncio.timeout(_KEEP_SECONDS), self.engine.begin() as connection:
-                await connection.execute(insert(responses), [clean.response])
-                await connection.execute(insert(candidates), clean.candidates)
-                opened = ticket(clean.response, name, reason)
-                await connection.execute(insert(reviews), [opened])
-                if self._tells:
-                    await tell(connection, "review.opened", opened)
+            async with asyncio.timeout(_KEEP_SECONDS):
+                await self._insert([clean])
         except (SQLAlchemyError, OSError) as error:
             self._metrics.history_failures.inc()
             log.error("the review of %s could not be kept: %s", record.response["id"], error)
             raise StoreUnavailable(
                 "this answer needs a person, and the review cannot be kept now; ask again later", retry_after=5
             ) from error
-        return name
+        return str(record.review["id"])
 
     def start(self) -> None:
         """Begin to write."""
@@ -123,6 +118,10 @@ class History:
             await connection.execute(insert(responses), [record.response for record in records])
             if rows := [row for record in records for row in record.candidates]:
                 await connection.execute(insert(candidates), rows)
+            if opened := [record.review for record in records if record.review is not None]:
+                await connection.execute(insert(reviews), opened)
+                for review in opened if self._tells else ():
+                    await tell(connection, "review.opened", review)
 
 
 @contextlib.asynccontextmanager

@@ -12,16 +12,19 @@ from service.store.redaction import redact
 if TYPE_CHECKING:
     from service.outcome import Outcome, Pool
     from service.pipeline import Work
+    from service.review import Review
 
 Row = dict[str, Any]
 
 
 @dataclass
 class Record:
-    """Rows of `responses` and `candidates`. `redact` is called before they are written, off the event loop."""
+    """Rows of `responses`, `candidates` and perhaps `reviews`. `redacted` is called before they are written, off the
+    event loop."""
 
     response: Row
     candidates: list[Row]
+    review: Row | None = None
 
     def redacted(self) -> Record:
         """Without what names a person, a card, an account or a key; what was taken out is said."""
@@ -42,11 +45,18 @@ class Record:
         prompt = clean(self.response["prompt"])
         texts = [{name: clean(row[name]) for name in ("content", "tool_calls")} for row in self.candidates]
         rows = [row | text for row, text in zip(self.candidates, texts, strict=True)]
-        return Record(self.response | {"prompt": prompt, "redacted": sorted(found)}, rows)
+        return Record(self.response | {"prompt": prompt, "redacted": sorted(found)}, rows, self.review)
 
 
 def record_of(
-    work: Work, pool: Pool, outcome: Outcome, versions: dict[str, str], *, prompts: bool, texts: bool
+    work: Work,
+    pool: Pool,
+    outcome: Outcome,
+    review: Review,
+    versions: dict[str, str],
+    *,
+    prompts: bool,
+    texts: bool,
 ) -> Record:
     """The rows of a request; without its messages, or without its candidates' texts, where they are not stored."""
     plan, request, winner = work.plan, work.request, outcome.winner
@@ -78,6 +88,7 @@ def record_of(
         "calibrator": pool.calibrator,
         "timings_ms": dict(work.timings_ms),
         "redacted": [],
+        "review_chance": review.chance,
     }
     rows = [
         {
@@ -85,6 +96,7 @@ def record_of(
             "index": candidate.index,
             "score": candidate.score,
             "probability": candidate.probability,
+            "disagreement": candidate.disagreement,
             "finish_reason": candidate.finish_reason,
             "stopped": candidate.stopped,
             "completion_tokens": candidate.completion_tokens,
@@ -93,7 +105,23 @@ def record_of(
         }
         for candidate in asked
     ]
-    return Record(response, rows)
+    return Record(response, rows, _ticket(response, review))
+
+
+def _ticket(response: Row, review: Review) -> Row | None:
+    """A ticket of an answer that a person sees."""
+    if review.reason is None:
+        return None
+    return {
+        "id": f"review-{response['id'].removeprefix('chatcmpl-')}",
+        "response_id": response["id"],
+        "at_ms": response["at_ms"],
+        "tenant": response["tenant"],
+        "route": response["route"],
+        "reason": review.reason,
+        "chance": review.chance,
+        "status": "open",
+    }
 
 
 # The prompt stands beside them, and how an answer is sent says nothing of what was sampled.

@@ -27,13 +27,15 @@ log = logging.getLogger("winnow.store")
 
 
 class Verdict(BaseModel):
-    """What a reviewer decided. `candidate` is the one that was chosen, `text` what was written instead."""
+    """What a reviewer decided. `candidate` is the one that was chosen, `text` what was written instead, and
+    `winner_acceptable` whether the winner could have been sent all the same; where that is not said, it could not."""
 
     model_config = ConfigDict(extra="forbid")
 
     verdict: Literal["accept", "choose", "edit", "reject"]
     candidate: int | None = Field(None, ge=0)
     text: str | None = Field(None, min_length=1, max_length=100_000)
+    winner_acceptable: bool | None = None
     reasons: list[Dimension] = Field(default_factory=list)
     note: str | None = Field(None, max_length=10_000)
 
@@ -43,21 +45,14 @@ class Verdict(BaseModel):
             raise ValueError("`candidate` names the reply that was chosen, and goes with `choose` alone")
         if (self.verdict == "edit") != (self.text is not None):
             raise ValueError("`text` is the reply as it was written anew, and goes with `edit` alone")
+        if self.winner_acceptable is not None and self.verdict in ("accept", "reject"):
+            raise ValueError(f"`winner_acceptable` goes with `choose` and `edit`; {self.verdict} says it by itself")
         return self
 
-
-def ticket(response: Row, review_id: str, reason: str) -> Row:
-    """A new ticket of an answer."""
-    return {
-        "id": review_id,
-        "response_id": response["id"],
-        "at_ms": response["at_ms"],
-        "tenant": response["tenant"],
-        "route": response["route"],
-        "reason": reason,
-        "chance": 1.0,
-        "status": "open",
-    }
+    @property
+    def acceptable(self) -> bool:
+        """Whether the winner could be sent as it stands: the event that calibrators predict."""
+        return self.verdict == "accept" or bool(self.winner_acceptable)
 
 
 class Reviews:
@@ -112,6 +107,7 @@ class Reviews:
         told = verdict.model_dump(exclude={"text", "note"})
         decided = {"status": "decided", "decided_by": actor, "decided_at_ms": _now(), "verdict": verdict.verdict}
         decided |= {"chosen": chosen, "text": verdict.text, "reasons": verdict.reasons, "note": verdict.note}
+        decided["acceptable"] = verdict.acceptable
         return await self._change(review_id, mine, decided, actor, "verdict", told)
 
     async def answer(self, response_id: str, tenant: str) -> Row | None:

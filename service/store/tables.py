@@ -56,6 +56,8 @@ responses = Table(
     Column("timings_ms", JSON, nullable=False),
     # What was taken out of prompt or candidates: such a record cannot be replayed exactly.
     Column("redacted", JSON, nullable=False),
+    # How likely it was that a person sees it.
+    Column("review_chance", Float, nullable=False, server_default="0"),
     Index("ix_responses_tenant_user", "tenant", "user"),
 )
 
@@ -66,6 +68,7 @@ candidates = Table(
     Column("index", Integer, primary_key=True),
     Column("score", Float),
     Column("probability", Float),
+    Column("disagreement", Float),
     Column("finish_reason", String(32)),
     Column("stopped", Boolean, nullable=False),
     Column("completion_tokens", Integer, nullable=False),
@@ -91,6 +94,8 @@ reviews = Table(
     Column("decided_by", String(64)),
     Column("decided_at_ms", BigInteger),
     Column("verdict", String(16)),
+    # Whether the winner could be sent as it stands, whatever was sent.
+    Column("acceptable", Boolean),
     Column("chosen", Integer),
     Column("text", Text),
     Column("reasons", JSON(none_as_null=True)),

@@ -133,6 +133,7 @@ class FakeScorer:
     def __init__(self) -> None:
         self.value: Callable[[str], float] = lambda text: float(len(text))
         self.probability: Callable[[float], float | None] = lambda score: 0.9
+        self.disagreement: Callable[[float], float | None] = lambda score: None
         self.calibrator: dict[str, Any] | None = dict(ACCEPTABLE)
         self.pause = 0.0
         self.down = False
@@ -171,7 +172,7 @@ class FakeScorer:
             raise ScorerLate("the scorer answered 504: no time left")
         scores = [self.value(completion["content"]) for completion in completions]
         results = [
-            Scored(c["index"], s, self.probability(s) if self.calibrator else None)
+            Scored(c["index"], s, self.probability(s) if self.calibrator else None, self.disagreement(s))
             for c, s in zip(completions, scores, strict=True)
         ]
         return ScoreReply(orm, self.calibrator, results)

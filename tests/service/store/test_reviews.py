@@ -58,7 +58,7 @@ async def test_a_held_answer_is_a_ticket_before_it_is_promised_and_is_fetched_wh
         anna = Reviewer(gateway, "anna")
         (listed,) = (await anna.get("/reviews")).json()["data"]
         assert (listed["id"], listed["response_id"], listed["status"]) == (review_id, response_id, "open")
-        assert (listed["reason"], listed["chance"]) == ("review", 1.0)
+        assert (listed["reason"], listed["chance"]) == ("probability", 1.0)
         ticket = (await anna.get(f"/reviews/{review_id}")).json()
         assert ticket["prompt"][-1]["content"] == "I was charged twice"
         scores = [candidate["score"] for candidate in ticket["candidates"]]
