@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from reward_model.calibration import Calibration
+from reward_model.estimates import wilson
+from reward_model.report import Report, new_figure
 from reward_model.training.cross_validation import held_out_as_served
 from reward_model.training.labelled import Floats, Labelled
-from reward_model.training.metrics import wilson
-from reward_model.training.report import Report, new_figure
 
 
 def calibration_report(calibration: Calibration, data: Labelled) -> Report:

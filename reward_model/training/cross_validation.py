@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward_model.calibration import Curve
+from reward_model.estimates import brier, expected_calibration_error
 from reward_model.training.curves import Method, fit_isotonic, fit_platt
 from reward_model.training.labelled import Floats, Labelled, Mask
-from reward_model.training.metrics import brier, expected_calibration_error
 
 FOLDS = 10
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reward_model.report import Report, new_figure
 from reward_model.training.data import Pair, as_completion
-from reward_model.training.report import Report, new_figure
 
 
 def evaluation_report(

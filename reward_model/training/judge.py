@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward_model.errors import BadInput, RewardModelError
+from reward_model.estimates import wilson
 from reward_model.training.data import Pair, as_completion
-from reward_model.training.metrics import wilson
 
 CAVEAT = "a smoke test by a language model, not a substitute for people"
 _AT_A_TIME = 4

@@ -4,26 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from math import log1p, sqrt
+from math import log1p
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reward_model.estimates import at_equal_length, wilson
 from reward_model.training.data import Pair, as_completion
-
-_Z95 = 1.959963984540054
-
-
-def wilson(successes: float, trials: int) -> list[float]:
-    """95 % score interval of a share (Wilson, 1927); [0, 1] when nothing was tried."""
-    if trials == 0:
-        return [0.0, 1.0]
-    share = successes / trials
-    centre = share + _Z95**2 / (2 * trials)
-    half = _Z95 * sqrt(share * (1 - share) / trials + _Z95**2 / (4 * trials**2))
-    scale = 1 + _Z95**2 / trials
-    return [round(max(0.0, (centre - half) / scale), 4), round(min(1.0, (centre + half) / scale), 4)]
 
 
 def pair_figures(pairs: Sequence[Pair], scores: NDArray[np.floating[Any]]) -> dict[str, Any]:
@@ -54,24 +42,13 @@ def figures_by(
 def length_controlled(pairs: Sequence[Pair], scores: NDArray[np.floating[Any]]) -> float | None:
     """How often the model would agree with people if the two replies were equally long.
 
-    Each pair counts in both orders, so that sides carry nothing. A logistic regression explains which side people
-    preferred by the model's choice (+1, -1) and the gap of log lengths; the figure is the probability of agreement
-    that it predicts for a gap of 0 (Dubois et al., 2024, adapted to pairs). None where the model never chooses.
+    See `at_equal_length`: each pair counts in both orders, so that sides carry nothing.
     """
-    from sklearn.linear_model import LogisticRegression
-
     decided = [i for i, pair in enumerate(pairs) if pair.outcome == "win"]
     choice = np.array([np.sign(scores[i, 0] - scores[i, 1]) for i in decided])
     gap = np.array([log1p(_length(pairs[i].chosen)) - log1p(_length(pairs[i].rejected)) for i in decided])
-    if not choice.any():
-        return None
-    if len(np.unique(choice)) < 2:
-        # Nothing to explain by length: the fit would run off to infinity on the way to 1 or 0.
-        return 1.0 if choice[0] > 0 else 0.0
-    features = np.concatenate([np.stack([choice, gap], 1), np.stack([-choice, -gap], 1)])
-    fitted = LogisticRegression(C=np.inf, fit_intercept=False, max_iter=1000)
-    fitted.fit(features, np.repeat([1, 0], len(decided)))
-    return round(float(1 / (1 + np.exp(-fitted.coef_[0, 0]))), 4)
+    sides, won = np.concatenate([choice, -choice]), np.repeat([1.0, 0.0], len(decided))
+    return at_equal_length(sides, np.concatenate([gap, -gap]), won)
 
 
 def _figures(pairs: Sequence[Pair], scores: NDArray[np.floating[Any]], rows: list[int]) -> dict[str, Any]:
@@ -92,26 +69,6 @@ def _half_point(winner: float, loser: float) -> float:
 
 def _length(completion: Any) -> int:
     return len(as_completion(completion).text())
-
-
-def expected_calibration_error(
-    probabilities: NDArray[np.float64], outcomes: NDArray[np.float64], bins: int = 10
-) -> float:
-    """Mean |share of positives - mean probability| over equal-width bins, weighted by their counts.
-
-    Naeini, Cooper and Hauskrecht, 2015.
-    """
-    which = np.minimum((probabilities * bins).astype(int), bins - 1)
-    gaps = [
-        (which == b).mean() * abs(outcomes[which == b].mean() - probabilities[which == b].mean())
-        for b in np.unique(which)
-    ]
-    return float(sum(gaps))
-
-
-def brier(probabilities: NDArray[np.float64], outcomes: NDArray[np.float64]) -> float:
-    """Mean squared difference of probability and outcome (Brier, 1950)."""
-    return float(np.mean((probabilities - outcomes) ** 2))
 
 
 def rank_correlation(left: NDArray[np.float64], right: NDArray[np.float64]) -> float | None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward_model.errors import BadInput
+from reward_model.estimates import wilson
 from reward_model.formatting import Formatter
 from reward_model.loaded_model import LoadedModel
 from reward_model.training.attacks import (
@@ -29,7 +30,6 @@ from reward_model.training.attacks import (
 )
 from reward_model.training.data import Origins, Pair, Ratings, as_completion, digest
 from reward_model.training.evaluate import score_pairs
-from reward_model.training.metrics import wilson
 
 LIMIT = 0.25
 # A near duplicate differs from the winner in a number or two: to tell them apart is to know the policy, which

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from reward_model.errors import BadInput
-from reward_model.training.report import Report, new_figure
+from reward_model.report import Report, new_figure
 
 
 def redteam_report(result: dict[str, Any], before: dict[str, Any] | None = None) -> Report:

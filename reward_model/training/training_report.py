@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from reward_model.manifest import Manifest
-from reward_model.training.report import Report, new_figure
+from reward_model.report import Report, new_figure
 
 
 def training_report(manifest: Manifest, log: list[dict[str, Any]]) -> Report:

@@ -21,8 +21,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from reward_model.training.metrics import wilson
-from reward_model.training.report import Report, new_figure
+from reward_model.estimates import wilson
+from reward_model.report import Report, new_figure
 from reward_model.training.thresholds import risk_controlled
 
 Case = Literal["independent", "shared"]

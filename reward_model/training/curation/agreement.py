@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reward_model.estimates import wilson
 from reward_model.training.curation.duplicates import texts
 from reward_model.training.data import Pair, Vote
-from reward_model.training.metrics import wilson
 
 
 @dataclass(frozen=True)

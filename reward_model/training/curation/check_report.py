@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reward_model.training.report import Report, new_figure
+from reward_model.report import Report, new_figure
 
 # Lines of the schema's errors that the page shows; the JSON has them all.
 _ERRORS = 50

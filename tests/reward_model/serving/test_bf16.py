@@ -6,7 +6,6 @@ The bundled model, eight candidates of real prompts, plain transformers in both 
 from __future__ import annotations
 
 import itertools
-import json
 import random
 from pathlib import Path
 
@@ -30,7 +29,7 @@ REPLIES = Path(reward_model.__file__).parent / "data" / "labelled_replies.jsonl.
 def items(model: LoadedModel) -> list[list[Item]]:
     """Candidates of each of `PROMPTS` prompts, seeded."""
     rows = list(read_rows(str(REPLIES), LabelledReply))
-    groups = [list(own) for _, own in itertools.groupby(rows, key=lambda row: json.dumps(row.prompt))]
+    groups = [list(own) for _, own in itertools.groupby(rows, key=LabelledReply.prompt_key)]
     chosen = random.Random(0).sample([own for own in groups if len(own) == CANDIDATES], PROMPTS)
     form = model.formatter
     return [

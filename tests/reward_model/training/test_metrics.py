@@ -5,14 +5,9 @@ import pytest
 from scipy.stats import binomtest, spearmanr
 from sklearn.metrics import brier_score_loss
 
+from reward_model.estimates import brier, expected_calibration_error, wilson
 from reward_model.training.data import Pair
-from reward_model.training.metrics import (
-    brier,
-    expected_calibration_error,
-    pair_figures,
-    rank_correlation,
-    wilson,
-)
+from reward_model.training.metrics import pair_figures, rank_correlation
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 10), (10, 10), (7, 10), (431, 458)])
