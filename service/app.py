@@ -16,12 +16,13 @@ from starlette.exceptions import HTTPException
 
 from routing.router import Router
 from service.admission import Admission
-from service.api import chat, feedback, health, models, rerank, reviews
+from service.api import audits, chat, feedback, health, models, rerank, reviews
 from service.api.request_ids import RequestIds
 from service.api.state import AppState
 from service.auth import Keyring
 from service.errors import ApiError, InvalidRequest, NotFound, SetupError
 from service.metrics import Metrics
+from service.monitoring.watch import watching_audits
 from service.pipeline import Pipeline
 from service.pipeline import Router as RouterSeam
 from service.policy_client import HttpPolicy, Policy
@@ -30,6 +31,9 @@ from service.responses import RecentResponses
 from service.scorer_client import HttpScorer, Scorer
 from service.settings import Settings
 from service.store.history import History, open_history
+
+# People label a pair in a minute or so.
+_WATCH_SECONDS = 30.0
 
 log = logging.getLogger("winnow.gateway")
 
@@ -57,6 +61,7 @@ def create_app(
         async with (
             aiohttp.ClientSession(connector=connector) as session,
             open_history(settings.store, metrics) as history,
+            watching_audits(history.engine if history else None, metrics, _WATCH_SECONDS),
         ):
             names = {"default", *settings.policies}
             app.state.winnow = _state(
@@ -71,7 +76,7 @@ def create_app(
             yield
 
     app = FastAPI(title="Winnow", version=version("winnow-rerank"), lifespan=lifespan, docs_url=None, redoc_url=None)
-    for module in (chat, models, rerank, feedback, reviews, health):
+    for module in (chat, models, rerank, feedback, reviews, audits, health):
         app.include_router(module.router)
     app.add_middleware(RequestIds)
     app.add_exception_handler(ApiError, _api_error)

@@ -47,6 +47,13 @@ class Metrics:
         self.webhook_failures = Counter(
             "winnow_webhook_failures", "Tries to tell another system of a review that failed.", registry=registry
         )
+        self.audit_agreement = Gauge(
+            "winnow_audit_agreement_ratio",
+            "How often people prefer what the reward model prefers, in the newest audit with labels.",
+            ["audit"],
+            registry=registry,
+        )
+        self.audit_labels = Gauge("winnow_audit_labels", "Labels of that audit.", ["audit"], registry=registry)
         self.inflight = Gauge("winnow_inflight_requests", "Requests at work now.", registry=registry)
         self.stage = Histogram(
             "winnow_stage_seconds",

@@ -21,6 +21,8 @@ from service.errors import SetupError
 RouteName = Literal["billing", "fraud", "default"]
 Profile = Literal["standard", "demo"]
 
+# A ticket's reason holds it.
+_FLAG_NAME = 50
 _HELD = "Thank you for your message. A person will check the answer and reply to you shortly."
 _SORRY = "I am sorry, I cannot answer this reliably. A person will look into it and reply to you."
 
@@ -96,6 +98,8 @@ class RouteSettings(BaseModel):
         if self.review_threshold > self.accept_threshold:
             raise ValueError("review_threshold is above accept_threshold")
         need_names(self.red_flags)
+        if long := [flag.name for flag in self.red_flags if len(flag.name) > _FLAG_NAME]:
+            raise ValueError(f"red_flags: the name {long[0]!r} has more than {_FLAG_NAME} characters")
         self.stopping_rule(self.accept_threshold)
         return self
 

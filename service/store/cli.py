@@ -7,17 +7,19 @@ import datetime
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from service.commands import ConfigOption, clear_errors
+from service.errors import SetupError
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 store_app = typer.Typer(add_completion=False, no_args_is_help=True)
 UrlOption = Annotated[str | None, typer.Option(help="The store's address; else the gateway's settings have it.")]
+Result = TypeVar("Result")
 
 
 @store_app.callback()
@@ -35,7 +37,7 @@ def forget(
     """Delete all answers to a user, with their candidates."""
     from service.store.retention import forget_user
 
-    _print({"deleted": _run(url, config, lambda engine: forget_user(engine, tenant, user))})
+    _print({"deleted": on_store(url, config, lambda engine: forget_user(engine, tenant, user))})
 
 
 @store_app.command()
@@ -47,7 +49,7 @@ def prune(
     """Delete old answers now; the gateway does so every hour where `store.days` is set."""
     from service.store.retention import forget_older
 
-    _print({"deleted": _run(url, config, lambda engine: forget_older(engine, days))})
+    _print({"deleted": on_store(url, config, lambda engine: forget_older(engine, days))})
 
 
 @store_app.command()
@@ -63,16 +65,16 @@ def export(
     from service.store.export import export_day
 
     chosen = day.date() if day else datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=1)
-    rows = _run(url, config, lambda engine: export_day(engine, chosen, folder))
+    rows = on_store(url, config, lambda engine: export_day(engine, chosen, folder))
     _print({"day": chosen.isoformat(), "answers": rows})
 
 
-def _run(url: str | None, config: Path | None, work: Callable[[AsyncEngine], Awaitable[int]]) -> int:
-    from service.errors import SetupError
+def on_store(url: str | None, config: Path | None, work: Callable[[AsyncEngine], Awaitable[Result]]) -> Result:
+    """Do something with the store that is named, else with the one of the settings; errors end the command."""
     from service.settings import load_settings
     from service.store.database import open_database
 
-    async def on_store() -> int:
+    async def opened() -> Result:
         address = url or load_settings(config).store.address()
         if address is None:
             raise SetupError("the settings keep no store; name one with --url")
@@ -83,7 +85,7 @@ def _run(url: str | None, config: Path | None, work: Callable[[AsyncEngine], Awa
             await engine.dispose()
 
     with clear_errors():
-        return asyncio.run(on_store())
+        return asyncio.run(opened())
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -77,6 +77,22 @@ class Reviews:
             count, oldest = (await connection.execute(wanted)).one()
         return count, max(0.0, time.time() - oldest / 1000) if count else 0.0
 
+    async def verdicts(self, since_ms: int, until_ms: int) -> tuple[list[Row], Row]:
+        """Decided tickets of answers of that time, each with its winner's probability; and how many answers there
+        were, how many tickets are open, and how many answers could never have come here."""
+        in_time = and_(responses.c.at_ms >= since_ms, responses.c.at_ms < until_ms)
+        wanted = select(reviews, responses.c.probability).join(responses).where(in_time, reviews.c.status == "decided")
+        opened = select(func.count()).select_from(reviews.join(responses)).where(in_time, reviews.c.status == "open")
+        answers = select(func.count()).select_from(responses).where(in_time)
+        async with self._engine.connect() as connection:
+            rows = [dict(row) for row in (await connection.execute(wanted)).mappings()]
+            counts = {
+                "answers": (await connection.execute(answers)).scalar_one(),
+                "open": (await connection.execute(opened)).scalar_one(),
+                "never_seen": (await connection.execute(answers.where(responses.c.review_chance == 0))).scalar_one(),
+            }
+        return rows, counts
+
     async def find(self, review_id: str) -> Row:
         """A ticket with its prompt and its candidates, the best first."""
         async with self._engine.connect() as connection:

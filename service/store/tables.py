@@ -131,6 +131,55 @@ deliveries = Table(
     Column("last_error", Text),
 )
 
+# A random sample of answers that people judge blind.
+audits = Table(
+    "audits",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("since_ms", BigInteger, nullable=False),
+    Column("until_ms", BigInteger, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    # How many answers each stratum has, and how many of them were drawn.
+    Column("strata", JSON, nullable=False),
+    # Answers of the time that could not be drawn, by why.
+    Column("left_out", JSON, nullable=False),
+)
+
+audit_items = Table(
+    "audit_items",
+    metadata,
+    # Says nothing of the answer: it is all that an annotator sees beside the texts.
+    Column("id", String(64), primary_key=True),
+    Column("audit_id", String(64), ForeignKey("audits.id", ondelete="CASCADE"), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("response_id", String(64), ForeignKey("responses.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("stratum", String(64), nullable=False),
+    # Answers that this one stands for.
+    Column("weight", Float, nullable=False),
+    Column("winner_left", Boolean, nullable=False),
+    # What the winner is held against: another candidate, or the policy's greedy answer.
+    Column("other", Integer),
+    Column("greedy", Text),
+    Column("labels_wanted", Integer, nullable=False),
+    Column("held_by", String(64)),
+    Column("held_until_ms", BigInteger),
+    Index("ix_audit_items_audit_id_position", "audit_id", "position"),
+)
+
+audit_labels = Table(
+    "audit_labels",
+    metadata,
+    Column("item_id", String(64), ForeignKey("audit_items.id", ondelete="CASCADE"), primary_key=True),
+    Column("annotator", String(64), primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("choice", String(8), nullable=False),
+    Column("left_acceptable", Boolean),
+    Column("right_acceptable", Boolean),
+    Column("dimensions", JSON, nullable=False),
+    Column("note", Text),
+)
+
 # What operators did: written in one transaction with what they did. Triggers refuse to change or delete a row.
 actions = Table(
     "actions",
