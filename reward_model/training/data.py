@@ -119,6 +119,9 @@ class LabelledReply(_Row):
     rating: int | None = Field(None, ge=1, le=5)
     annotator: str | None = None
     selection: HowSelected | None = None
+    chance: float | None = Field(
+        None, gt=0, le=1, description="How likely such a reply was to be judged; null: unknown."
+    )
     split: Literal["train", "calibration", "test"] | None = None
     completion_tokens: int | None = None
     finish_reason: str | None = None

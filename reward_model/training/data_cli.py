@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reward_model.errors import BadInput
 from reward_model.training.console import clear_errors
 
 if TYPE_CHECKING:
@@ -146,6 +147,24 @@ def pairs(
         how = Sampling(n, temperature, top_p, max_tokens, seed)
         report = generate(rows, targets, how, out, concurrency, progress=_progress(len(rows)))
     print(json.dumps(report, ensure_ascii=False))
+
+
+@data_app.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="Folder to write to, as `winnow train --data` reads it; must not exist.")],
+    gateway: Annotated[str, typer.Option(help="Whose verdicts, feedback and audits.")] = "http://127.0.0.1:8000",
+    since: Annotated[str | None, typer.Option(help="Judged from then on (ISO date or time, UTC).")] = None,
+    until: Annotated[str | None, typer.Option(help="Judged before then.")] = None,
+) -> None:
+    """Export what people said of a gateway's answers as pairs and labelled replies; the key is WINNOW_API_KEY."""
+    with clear_errors():
+        from reward_model.training.curation.collect import collect
+
+        key = os.environ.get("WINNOW_API_KEY")
+        if not key:
+            raise BadInput("set WINNOW_API_KEY to an operator's key: winnow key NAME --role operator --keys FILE")
+        report = collect(gateway, key, out, since, until)
+    print(json.dumps(report))
 
 
 def _endpoints(**addresses: str | None) -> list[Endpoint]:

@@ -127,7 +127,7 @@ class Audits:
         """Every label of an audit, and every item that has none yet, in order."""
         async with self._engine.connect() as connection:
             await _audit(connection, audit_id)
-            return await _judged(connection, audit_id)
+            return await _judged(connection, audit_items.c.audit_id == audit_id)
 
 
 async def _label(connection: AsyncConnection, audit_id: str, annotator: str, item_id: str, said: AuditLabel) -> None:
@@ -177,13 +177,19 @@ async def _shown(connection: AsyncConnection, ids: Sequence[str]) -> list[Row]:
     return shown
 
 
-async def _judged(connection: AsyncConnection, audit_id: str) -> list[Judged]:
-    of_audit = audit_items.c.audit_id == audit_id
-    wanted = select(audit_labels).join(audit_items).where(of_audit)
+async def judged_between(connection: AsyncConnection, since_ms: int, until_ms: int) -> list[Judged]:
+    """All labels of the items that got their last one in that time."""
+    last = select(audit_labels.c.item_id).group_by(audit_labels.c.item_id)
+    in_time = and_(func.max(audit_labels.c.at_ms) >= since_ms, func.max(audit_labels.c.at_ms) < until_ms)
+    return [one for one in await _judged(connection, audit_items.c.id.in_(last.having(in_time))) if one.label]
+
+
+async def _judged(connection: AsyncConnection, which: Any) -> list[Judged]:
+    wanted = select(audit_labels).join(audit_items).where(which)
     labels: dict[str, list[Row | None]] = {}
     for row in (await connection.execute(wanted.order_by(audit_labels.c.at_ms, audit_labels.c.annotator))).mappings():
         labels.setdefault(row["item_id"], []).append(dict(row))
-    items = await _items(connection, of_audit)
+    items = await _items(connection, which)
     return [Judged(item, label) for item in items for label in labels.get(item["id"]) or [None]]
 
 
