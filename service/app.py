@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from routing.router import Router
 from service.admission import Admission
-from service.api import audits, chat, feedback, health, labels, models, rerank, reviews
+from service.api import administration, audits, chat, feedback, health, labels, models, rerank, reviews
 from service.api.request_ids import RequestIds
 from service.api.state import AppState
 from service.auth import Keyring
@@ -76,7 +76,7 @@ def create_app(
             yield
 
     app = FastAPI(title="Winnow", version=version("winnow-rerank"), lifespan=lifespan, docs_url=None, redoc_url=None)
-    for module in (chat, models, rerank, feedback, reviews, audits, labels, health):
+    for module in (chat, models, rerank, feedback, reviews, audits, labels, administration, health):
         app.include_router(module.router)
     app.add_middleware(RequestIds)
     app.add_exception_handler(ApiError, _api_error)

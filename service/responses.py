@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from service.errors import NotFound
-
 
 class RecentResponses:
     """The last `limit` responses; an older one, or another tenant's, is not found."""
@@ -25,12 +23,3 @@ class RecentResponses:
         """The `rerank` object of a response of this tenant, or None, whosever it is."""
         owner, rerank = self._entries.get(response_id, (None, {}))
         return rerank if owner == tenant else None
-
-    def find(self, response_id: str, tenant: str) -> dict[str, Any]:
-        """The `rerank` object of a response of this tenant; NotFound otherwise, whosever it is."""
-        rerank = self.get(response_id, tenant)
-        if rerank is None:
-            raise NotFound(
-                f"no recent response of yours has the id {response_id}", param="id", code="response_not_found"
-            )
-        return rerank

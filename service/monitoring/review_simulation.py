@@ -60,11 +60,10 @@ def measure(draws: int = 1_000, seed: int = 0) -> dict[str, Any]:
             covered = estimate.ci[0] <= share <= estimate.ci[1]
             ece = expected_calibration_error(shown, said, weights=weights)
             found[name].append((float(estimate.value or 0.0), ece, covered))
-    table = {
-        name: {"acceptable": mean[0], "ece": mean[1], "intervals_that_hold": mean[2]}
-        for name, rows in found.items()
-        for mean in [np.round(np.mean(np.array(rows, dtype=float), axis=0), 4).tolist()]
-    }
+    table = {}
+    for name, rows in found.items():
+        acceptable, ece, hold = np.mean(np.array(rows, dtype=float), axis=0).round(4).tolist()
+        table[name] = {"acceptable": acceptable, "ece": ece, "intervals_that_hold": hold}
     return {"draws": draws, "true": {"acceptable": round(share, 4), "ece": round(error, 4)}, **table}
 
 

@@ -156,7 +156,8 @@ def test_the_requirement_sets_are_pyprojects(
     (tmp_path / "pyproject.toml").write_bytes((root / "pyproject.toml").read_bytes())
     subprocess.run([sys.executable, *shlex.split(run)[1:]], cwd=tmp_path, check=True)
     extras = project["optional-dependencies"]
-    assert (tmp_path / "base.txt").read_text().splitlines() == project["dependencies"] + extras["postgres"]
+    base = project["dependencies"] + extras["postgres"] + extras["export"]
+    assert (tmp_path / "base.txt").read_text().splitlines() == base
     assert (tmp_path / "orm.txt").read_text().splitlines() == extras["orm"]
 
 

@@ -86,8 +86,8 @@ def test_what_is_rendered_is_strictly_valid(chart: Any, root: Path, name: str, v
     objects = render(chart, case(root, name))
     assert len(objects) >= 5
     for (kind, _), item in objects.items():
-        # The operator's own kind; its schema is not Kubernetes'.
-        if kind != "ServiceMonitor":
+        # The operator's own kinds; their schemas are not Kubernetes'.
+        if kind not in ("ServiceMonitor", "PrometheusRule"):
             kubernetes_validate.validate(item, version, strict=True)
 
 
@@ -264,7 +264,7 @@ def test_only_the_gateway_and_who_is_named_reach_policy_and_scorer(minimal: Obje
         gateway = {"podSelector": minimal["Deployment", "gateway"]["spec"]["selector"]}
         assert spec["ingress"] == [{"from": [gateway], "ports": [{"port": port, "protocol": "TCP"}]}]
         (rule,) = everything["NetworkPolicy", component]["spec"]["ingress"]
-        assert len(rule["from"]) == 2
+        assert len(rule["from"]) == (3 if component == "policy" else 2), "audits ask the policy"
     assert ("NetworkPolicy", "gateway") not in minimal
 
 
@@ -284,6 +284,59 @@ def test_the_service_monitor_selects_all_three(everything: Objects, minimal: Obj
     selected = [key for key, item in everything.items() if wanted <= item["metadata"]["labels"].items()]
     assert {component for kind, component in selected if kind == "Service"} == {"gateway", "policy", "scorer"}
     assert ("ServiceMonitor", "metrics") not in minimal
+
+
+def test_the_alerts_become_a_rule_of_the_operator(everything: Objects, minimal: Objects, root: Path) -> None:
+    rule = everything["PrometheusRule", "alerts"]
+    assert rule["spec"] == yaml.safe_load((root / "helm" / "alerts.yaml").read_text())
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    assert ("PrometheusRule", "alerts") not in minimal
+
+
+def test_jobs_run_our_commands_on_the_store(everything: Objects, minimal: Objects) -> None:
+    from typer.main import get_command
+
+    from service.cli import load
+    from service.store.cli import store_app
+
+    assert not [key for key in minimal if key[0] == "CronJob"]
+    commands = {}
+    for component, schedule in (("export", "15 1 * * *"), ("audit", "0 6 * * 1")):
+        spec = everything["CronJob", component]["spec"]
+        assert (spec["schedule"], spec["timeZone"]) == (schedule, "Etc/UTC")
+        template = spec["jobTemplate"]["spec"]["template"]
+        (only,) = template["spec"]["containers"]
+        commands[component] = only["command"]
+        given = {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in only["env"]}
+        assert given["WINNOW_STORE__URL"] == {"secretKeyRef": {"name": "winnow-store", "key": "url"}}
+        assert given["WINNOW_POLICY_URL"] == "http://demo-rerank-policy:8001"
+        assert given["WINNOW_POLICY_API_KEY"] == {"secretKeyRef": {"name": "policy-key", "key": "api-key"}}
+        assert {name.partition("__")[0].removeprefix("WINNOW_").lower() for name in given} <= {
+            *Settings.model_fields,
+            "config",
+        }
+        assert only["image"] == container(everything, "gateway")["image"]
+        assert {mount["name"] for mount in only["volumeMounts"]} == {v["name"] for v in template["spec"]["volumes"]}
+    assert commands == {
+        "export": ["winnow", "store", "export", "/exports"],
+        "audit": ["winnow", "audit", "draw", "--size", "200"],
+    }
+    assert "export" in get_command(store_app).commands  # type: ignore[attr-defined]
+    draw = load("audit").commands["draw"]
+    assert "--size" in [option for parameter in draw.params for option in parameter.opts]
+
+
+@pytest.mark.parametrize(
+    ("jobs", "said"),
+    [
+        ({"export": {"schedule": "15 1 * * *"}}, "jobs.export: name a volume"),
+        ({"audit": {"schedule": "0 6 * * 1"}}, "jobs.audit: name the store"),
+    ],
+)
+def test_a_job_without_what_it_needs_says_so(chart: Any, jobs: dict[str, Any], said: str) -> None:
+    store = {"existingSecret": "s"} if "export" in jobs else {}
+    with pytest.raises(Exception, match=said):
+        render(chart, with_values(jobs=jobs, store=store))
 
 
 def test_caches_are_bounded_scratch_or_a_claim(minimal: Objects, everything: Objects) -> None:

@@ -1,0 +1,57 @@
+"""/v1/settings and /v1/actions: what the gateway goes by, and what operators did. For admins."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from sqlalchemy import select
+from sqlalchemy.engine import make_url
+
+from service.api.state import identify, state_of
+from service.errors import NotFound
+from service.store.tables import actions
+
+router = APIRouter(prefix="/v1")
+_SECRETS = ("api_key", "secret")
+_HIDDEN = "***"
+
+
+@router.get("/settings")
+async def get_settings(request: Request) -> dict[str, Any]:
+    """Every setting as it is in force; what opens doors is hidden."""
+    state = state_of(request)
+    identify(request, state).require("admin")
+    shown: dict[str, Any] = _without_secrets(state.settings.model_dump(mode="json"))
+    if shown["store"]["url"] not in ("auto", "none"):
+        shown["store"]["url"] = make_url(shown["store"]["url"]).render_as_string(hide_password=True)
+    return shown
+
+
+@router.get("/actions")
+async def list_actions(
+    request: Request,
+    before: int | None = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+) -> dict[str, Any]:
+    """What operators did, the newest first; `before` is the id to go on from. Nothing here can be changed."""
+    state = state_of(request)
+    identify(request, state).require("admin")
+    if state.engine is None:
+        raise NotFound("this gateway keeps no store, so there is no log", code="no_store")
+    wanted = select(actions).order_by(actions.c.id.desc()).limit(limit)
+    if before is not None:
+        wanted = wanted.where(actions.c.id < before)
+    async with state.engine.connect() as connection:
+        return {"object": "list", "data": [dict(row) for row in (await connection.execute(wanted)).mappings()]}
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            name: _HIDDEN if name.endswith(_SECRETS) and inner else _without_secrets(inner)
+            for name, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [_without_secrets(inner) for inner in value]
+    return value
