@@ -45,7 +45,7 @@ async def gather(engine: AsyncEngine, audit_id: str) -> Row:
 
 def audit_report(found: Row) -> Report:
     """The page."""
-    report = Report(f"Audit {found['id']}")
+    report = Report(f"Audit {found['id'].removeprefix('audit-')}")
     since, until = (_day(found[name]) for name in ("since_ms", "until_ms"))
     report.text(
         f"A stratified random sample of the reranked answers of {since} to {until}, judged blind: {found['items']} "
@@ -60,7 +60,7 @@ def audit_report(found: Row) -> Report:
     _calibration(report, found)
     _annotators(report, found)
     report.heading("What was drawn")
-    rows = [[name, row["answers"], row["drawn"]] for name, row in found["strata"].items()]
+    rows = [[name, row["answers"], row["drawn"]] for name, row in sorted(found["strata"].items())]
     left_out = ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in found["left_out"].items())
     report.table(["route/decision", "answers", "drawn"], rows, f"Not drawn from - {left_out}.")
     return report
@@ -81,7 +81,7 @@ def _warnings(found: Row) -> list[str]:
         said.append(f"Annotators hardly agree with each other (kappa {kappa:.2f}): no model can agree with both.")
     for name, row in found["annotators"].items():
         if (p := row["drift_p_value"]) is not None and p < _SUSPICIOUS:
-            said.append(f"{name} does not agree with the others as often as in earlier audits (p = {p:.4f}).")
+            said.append(f"{name} does not agree with the others as often as in earlier audits ({_p_value(p)}).")
         if row["left_picked_ci"] and not row["left_picked_ci"][0] <= 0.5 <= row["left_picked_ci"][1]:
             said.append(f"{name} picks the left side in {row['left_picked']:.0%}; sides were swapped at random.")
     return said
@@ -95,7 +95,8 @@ def _main(report: Report, found: Row) -> None:
         [*header, "sendable"],
         rows,
         "Agreement: of pairs of candidates where people prefer one. Baselines: always the longer one, beside it; "
-        "at random, 0.5. Over greedy: how often the reranked answer is preferred to the greedy one, ties as half.",
+        "at random, 0.5. Over greedy: how often the reranked answer is preferred to the greedy one, ties as half. "
+        "Behind each interval: pairs.",
     )
     names = ["all", *found["by_route"]]
     figure, axes = new_figure(height=1.2 + 0.4 * len(names))
@@ -159,7 +160,7 @@ def _calibration(report: Report, found: Row) -> None:
     report.text(
         "Reviewers see the doubtful answers more often than others, so verdicts as they came say nothing of all "
         f"answers; weighted ones do, of those that could be seen at all. {never:.1%} of this time's answers could not "
-        "(`spot_check` gives every answer a chance)."
+        "(the route's setting spot_check gives every answer a chance)."
     )
 
 
@@ -221,6 +222,10 @@ def _range(interval: list[float]) -> str:
 
 def _shown(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.3f}"
+
+
+def _p_value(p: float) -> str:
+    return f"p = {p:.4f}" if p >= 1e-4 else "p < 0.0001"
 
 
 def _day(at_ms: int) -> str:
