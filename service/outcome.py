@@ -119,7 +119,7 @@ def _verdict(plan: Plan, pool: Pool, candidate: Candidate, stopping_rule: str) -
     return decide(
         candidate.probability,
         pool.calibrator,
-        flag=_flag(plan, candidate),
+        flag=flag_of(plan, candidate),
         disagreement=candidate.disagreement,
         max_disagreement=plan.settings.max_disagreement,
         accept_threshold=plan.accept_threshold,
@@ -129,7 +129,7 @@ def _verdict(plan: Plan, pool: Pool, candidate: Candidate, stopping_rule: str) -
     )
 
 
-def _flag(plan: Plan, candidate: Candidate) -> str | None:
+def flag_of(plan: Plan, candidate: Candidate) -> str | None:
     """Name of the operators' rule that wants a person to look at this reply, or at what was asked."""
     if not plan.settings.red_flags:
         return None
@@ -141,6 +141,8 @@ def _without_scorer(plan: Plan, pool: Pool, error: ScorerUnavailable) -> Outcome
     if plan.settings.on_scorer_failure == "error":
         raise error
     if plan.settings.on_scorer_failure == "first_candidate":
+        if (flag := flag_of(plan, pool.completed[0])) is not None:
+            return _reviewed(plan, pool, pool.completed, "scorer_failed", f"red_flag:{flag}")
         return Outcome("fallback", "candidates", "scorer_failed", pool.completed, "scorer_failed")
     return Outcome("fallback", "fallback_message", "scorer_failed", pool.completed, "scorer_failed")
 

@@ -25,7 +25,7 @@ from service.deadlines import Deadline
 from service.errors import ApiError, DeadlineMissed, PolicyUnavailable, ScorerLate, ScorerUnavailable, StoreUnavailable
 from service.marks import Marks
 from service.metrics import Metrics
-from service.outcome import Outcome, Pool, accepted, conclude
+from service.outcome import Outcome, Pool, accepted, conclude, flag_of
 from service.plan import Plan, make_plan
 from service.policy_client import Policy
 from service.relabelled import Relabelled
@@ -349,6 +349,10 @@ class Pipeline:
             outcome.send, outcome.degraded = "fallback_message", outcome.degraded or "greedy_failed"
             return
         pool.candidates.append(candidate)
+        if (flag := flag_of(work.plan, candidate)) is not None:
+            outcome.decision, outcome.reason = "review", f"red_flag:{flag}"
+            if work.plan.settings.on_review == "hold_message":
+                outcome.send = "hold_message"
 
     def _finish(self, work: Work, pool: Pool, outcome: Outcome) -> Answer:
         """Respond and record."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from sqlalchemy import select
-from sqlalchemy.engine import make_url
 
 from service.api.state import identify, state_of
 from service.errors import NotFound
@@ -14,6 +14,7 @@ from service.store.tables import actions
 
 router = APIRouter(prefix="/v1")
 _SECRETS = ("api_key", "secret")
+_PASSWORD = re.compile(r"(://[^:/@]*):[^/@]*@")
 _HIDDEN = "***"
 
 
@@ -23,8 +24,6 @@ async def get_settings(request: Request) -> dict[str, Any]:
     state = state_of(request)
     identify(request, state).require("admin")
     shown: dict[str, Any] = _without_secrets(state.settings.model_dump(mode="json"))
-    if shown["store"]["url"] not in ("auto", "none"):
-        shown["store"]["url"] = make_url(shown["store"]["url"]).render_as_string(hide_password=True)
     return shown
 
 
@@ -54,4 +53,4 @@ def _without_secrets(value: Any) -> Any:
         }
     if isinstance(value, list):
         return [_without_secrets(inner) for inner in value]
-    return value
+    return _PASSWORD.sub(rf"\1:{_HIDDEN}@", value) if isinstance(value, str) else value

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.errors import Conflict, NotFound
 from service.store.records import Row
+from service.store.redaction import redact
 from service.store.reviews import Dimension
 from service.store.tables import actions, audit_items, audit_labels, audits, candidates, responses
 
@@ -143,6 +144,7 @@ async def _label(connection: AsyncConnection, audit_id: str, annotator: str, ite
     of_mine = and_(audit_labels.c.item_id == item_id, audit_labels.c.annotator == annotator)
     await connection.execute(delete(audit_labels).where(of_mine))
     row = said.model_dump() | {"item_id": item_id, "annotator": annotator, "at_ms": _now()}
+    row["note"] = redact(said.note)[0] if said.note else None
     await connection.execute(insert(audit_labels).values(row))
     free = {"held_by": None, "held_until_ms": None}
     held = and_(audit_items.c.id == item_id, audit_items.c.held_by == annotator)

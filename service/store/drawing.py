@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.errors import SetupError
 from service.store.records import Row
+from service.store.redaction import redact
 from service.store.tables import actions, audit_items, audits, candidates, responses
 
 # A rare stratum is drawn from too: at least so many, where it has them.
@@ -167,7 +168,8 @@ async def _ask_all(rows: list[Row], wanted: list[bool], ask: Greedy) -> list[str
         if not is_wanted:
             return None
         async with gate:
-            return await ask(row)
+            text = await ask(row)
+        return None if text is None else redact(text)[0]
 
     return await asyncio.gather(*(one(row, is_wanted) for row, is_wanted in zip(rows, wanted, strict=True)))
 

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.store.audits import Judged, judged_between
 from service.store.records import Row
+from service.store.redaction import redact
 from service.store.tables import candidates, feedback, responses, reviews
 
 _HIGH_RISK = ("billing", "fraud")
@@ -85,7 +86,7 @@ async def _answers(connection: Any, ids: set[str]) -> dict[str, _Answer]:
 
 def _review_pairs(ticket: Row, answer: _Answer) -> Iterator[Row]:
     winner = answer.completion(answer.row["winner"])
-    better = answer.completion(ticket["chosen"]) if ticket["verdict"] == "choose" else ticket["text"]
+    better = answer.completion(ticket["chosen"]) if ticket["verdict"] == "choose" else _written(ticket)
     if ticket["verdict"] not in ("choose", "edit") or winner is None or better in (None, winner):
         return
     vote = {"id": ticket["decided_by"], "vote": "chosen", "at": _time(ticket["decided_at_ms"])}
@@ -105,7 +106,12 @@ def _review_replies(ticket: Row, answer: _Answer) -> Iterator[Row]:
         name = {"id": f"{ticket['id']}:chosen", "completion": completion, "acceptable": True}
         yield name | _ended(answer.members[chosen]) | {"selection": answer.selection(chosen)} | shared
     if ticket["verdict"] == "edit":
-        yield {"id": f"{ticket['id']}:written", "completion": ticket["text"], "acceptable": True, **shared}
+        yield {"id": f"{ticket['id']}:written", "completion": _written(ticket), "acceptable": True, **shared}
+
+
+def _written(ticket: Row) -> str | None:
+    """What the reviewer wrote, as it may leave."""
+    return redact(ticket["text"])[0] if ticket["text"] else None
 
 
 def _feedback_pairs(opinion: Row, answer: _Answer) -> Iterator[Row]:

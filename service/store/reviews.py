@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from service.errors import Conflict, InvalidRequest, NotFound
 from service.metrics import Metrics
 from service.store.records import Row
+from service.store.redaction import redact
 from service.store.tables import actions, candidates, responses, reviews
 from service.store.webhook import tell
 
@@ -122,7 +123,9 @@ class Reviews:
         chosen = await self._chosen(review_id, verdict)
         told = verdict.model_dump(exclude={"text", "note"})
         decided = {"status": "decided", "decided_by": actor, "decided_at_ms": _now(), "verdict": verdict.verdict}
-        decided |= {"chosen": chosen, "text": verdict.text, "reasons": verdict.reasons, "note": verdict.note}
+        decided |= {"chosen": chosen, "text": verdict.text, "reasons": verdict.reasons}
+        # The text goes to who asked as it was written; what is only for us is kept without what names people.
+        decided["note"] = redact(verdict.note)[0] if verdict.note else None
         decided["acceptable"] = verdict.acceptable
         return await self._change(review_id, mine, decided, actor, "verdict", told)
 

@@ -165,12 +165,13 @@ async def test_against_the_greedy_answer_and_the_same_text_is_a_tie_that_nobody_
     async def greedy(row: Any) -> str | None:
         number = int(row["id"].removeprefix("chatcmpl-"))
         assert row["prompt"] == [{"role": "user", "content": f"question {number}"}]
-        return [f"winner of {number}", "greedily", None][number % 3]
+        return [f"winner of {number}", "greedily, ask anna@example.org", None][number % 3]
 
     found = await draw_audit(engine, "audit-1", a_draw(30, overlap=0.0, greedy=1.0), "anna", greedy)
     assert found["labels_wanted"] == 20
     sheet = await Audits(engine).sheet("audit-1", "anna")
-    assert Counter("greedily" in (i["left"]["content"], i["right"]["content"]) for i in sheet) == {True: 10, False: 10}
+    greedily = "greedily, ask [email]"
+    assert Counter(greedily in (i["left"]["content"], i["right"]["content"]) for i in sheet) == {True: 10, False: 10}
     said = figures(await Audits(engine).judged("audit-1"))
     assert said["win_rate_over_greedy"]["value"] == 0.5
     assert said["win_rate_over_greedy"]["rows"] == 10

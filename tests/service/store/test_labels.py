@@ -59,7 +59,7 @@ async def test_verdicts_become_pairs_and_replies_with_their_chance(seen: Any) ->
     accepted = await seen.judged("I was charged twice", {"verdict": "accept"})
     chosen = await seen.judged("I was charged thrice", {"verdict": "choose", "candidate": 3})
     edited = await seen.judged(
-        "charged again", {"verdict": "edit", "text": "By hand.", "winner_acceptable": True, "reasons": ["honesty"]}
+        "charged again", {"verdict": "edit", "text": "By hand: a@b.org.", "winner_acceptable": True, "note": "c@d.org"}
     )
     rejected = await seen.judged("charged wrongly", {"verdict": "reject"})
     pairs, replies = await seen.read()
@@ -70,8 +70,10 @@ async def test_verdicts_become_pairs_and_replies_with_their_chance(seen: Any) ->
     assert (pair.chosen, pair.rejected) == (texts[3], texts[chosen["winner"]])
     assert (pair.label, pair.bucket, pair.risk, pair.source) == ("review", "billing", "high", "winnow")
     assert [(vote.id, vote.vote) for vote in pair.annotators] == [("anna", "chosen")]
-    assert by_id[edited["id"]].chosen == "By hand."
+    assert by_id[edited["id"]].chosen == "By hand: [email]."
     assert by_id[edited["id"]].origin.chosen == "human"
+    kept = (await seen.call("GET", f"/reviews/{edited['id']}")).json()
+    assert (kept["text"], kept["note"]) == ("By hand: a@b.org.", "[email]")
     assert pair.prompt[0].text() == "I was charged thrice"
     said = {reply.id: reply for reply in replies}
     assert {name: reply.acceptable for name, reply in said.items()} == {

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from service.errors import SetupError
+from service.errors import ScorerUnavailable, SetupError
 from service.settings import load_settings
 from service.store.database import open_database
 from service.store.tables import responses, reviews
@@ -80,6 +80,44 @@ async def test_a_red_flag_in_question_or_reply_asks_a_person_and_names_its_rule(
         assert shown["decision"] == decision, "nor is it accepted early"
         _, tickets = await _kept(url, 1)
     assert [ticket["reason"] for ticket in tickets] == ([reason] if reason else [])
+
+
+@pytest.mark.parametrize(
+    ("route", "down", "sent"),
+    [
+        ({"on_scorer_failure": "first_candidate"}, True, "A person will check"),
+        ({"on_scorer_failure": "first_candidate", "on_review": "send"}, True, "Make a wire transfer"),
+        ({"on_fallback": "greedy"}, False, "A person will check"),
+        ({"on_fallback": "greedy", "on_review": "send"}, False, "greedy: make a wire transfer"),
+    ],
+)
+async def test_what_nobody_scored_is_flagged_too(
+    start_gateway: Any, tmp_path: Any, script: Any, route: dict[str, Any], down: bool, sent: str
+) -> None:
+    url = f"sqlite:///{tmp_path / 'w.db'}"
+    flagged = {"red_flags": [{"name": "wire", "keywords": ["wire transfer"]}], **route}
+
+    def answer(body: dict[str, Any], number: int) -> Any:
+        # With scores, only the greedy answer is flagged.
+        text = "Make a wire transfer" if down else "Wait a day"
+        return script(["greedy: make a wire transfer" if body["temperature"] == 0 else text])
+
+    async with start_gateway(store={"url": url}, routes={"billing": flagged}) as gateway:
+        gateway.policy.answer = answer
+        gateway.scorer.probability = lambda score: 0.01
+        real = gateway.scorer.score
+
+        async def score(*arguments: Any, **options: Any) -> Any:
+            if down:
+                raise ScorerUnavailable("the scorer is away")
+            return await real(*arguments, **options)
+
+        gateway.scorer.score = score
+        body = (await gateway.ask()).json()
+        assert body["rerank"]["decision"] == "review"
+        assert sent in body["choices"][0]["message"]["content"]
+        _, (ticket,) = await _kept(url, 1)
+    assert ticket["reason"] == "red_flag:wire"
 
 
 async def test_an_ensemble_that_disagrees_asks_a_person(start_gateway: Any, tmp_path: Any) -> None:
