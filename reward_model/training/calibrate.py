@@ -185,7 +185,10 @@ def _check(data: Labelled) -> None:
 
 def _provenance(replies: Sequence[LabelledReply], data: Labelled) -> dict[str, Any]:
     buckets = sorted({reply.bucket for reply in replies})
+    chances = sorted({reply.chance for reply in replies if reply.chance is not None})
     return {
+        # Not drawn alike: the curve holds, the shares and errors are those of what was looked at.
+        **({"chances": [chances[0], chances[-1]]} if len(chances) > 1 else {}),
         "replies": len(replies),
         "prompts": len({reply.prompt_key() for reply in replies}),
         "groups": len(np.unique(data.groups)),

@@ -38,7 +38,10 @@ def _warnings(calibration: Calibration) -> list[str]:
     known = calibration.fitted_on
     served = known["compared"][known["population"]]
     auc, slope = known["auc_ci"], known["slope_ci"]
+    drawn = known.get("chances")
     said = {
+        f"The replies were judged with chances of {_interval(drawn)}: the curve holds, "
+        "but base rate, ECE, Brier and thresholds are those of what was looked at, not of all answers.": drawn,
         f"The slope's interval, {_interval(slope)}, reaches below zero: the score is hardly a signal.": slope
         and slope[0] <= 0,
         f"The AUC's interval, {_interval(auc)}, holds 0.5: winners are not ranked better than by chance.": auc

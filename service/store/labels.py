@@ -23,6 +23,8 @@ from service.store.redaction import redact
 from service.store.tables import candidates, feedback, responses, reviews
 
 _HIGH_RISK = ("billing", "fraud")
+# Written by a person, or greedily: to train on, not to calibrate the best of n on.
+_NOT_SAMPLED: Row = {"selection": None, "split": "train"}
 # Guideline: what is rated 3 or more can be sent.
 _SENDABLE_FROM = 3
 
@@ -106,7 +108,13 @@ def _review_replies(ticket: Row, answer: _Answer) -> Iterator[Row]:
         name = {"id": f"{ticket['id']}:chosen", "completion": completion, "acceptable": True}
         yield name | _ended(answer.members[chosen]) | {"selection": answer.selection(chosen)} | shared
     if ticket["verdict"] == "edit":
-        yield {"id": f"{ticket['id']}:written", "completion": _written(ticket), "acceptable": True, **shared}
+        yield {
+            "id": f"{ticket['id']}:written",
+            "completion": _written(ticket),
+            "acceptable": True,
+            **shared,
+            **_NOT_SAMPLED,
+        }
 
 
 def _written(ticket: Row) -> str | None:
@@ -201,7 +209,7 @@ def _audit_replies(item: Sequence[Judged]) -> Iterator[Row]:
         }
         if which == "winner":
             reply |= {"finish_reason": row["winner_finish_reason"]}
-        yield reply | ({} if index is None else {"selection": _selection(answer, index, rank)})
+        yield reply | (_NOT_SAMPLED if index is None else {"selection": _selection(answer, index, rank)})
 
 
 def _of(row: Row, *, pair: bool = False) -> Row:

@@ -51,3 +51,14 @@ def test_scores_that_say_nothing_are_warned_of() -> None:
     page = calibration_report(calibration, labelled(replies, scores)).html()
     assert "reaches below zero" in page
     assert "holds 0.5" in page
+
+
+def test_labels_that_were_not_drawn_alike_are_warned_of() -> None:
+    replies, scores = _replies(informative=True)
+    drawn = [r.model_copy(update={"chance": 0.05 if s > 0 else 1.0}) for r, s in zip(replies, scores, strict=True)]
+    calibration = calibrate("toy@1", drawn, scores, How("platt", bootstraps=30))
+    assert calibration.fitted_on["chances"] == [0.05, 1.0]
+    page = calibration_report(calibration, labelled(drawn, scores)).html()
+    assert "judged with chances of 0.050 to 1.000" in page
+    alike = [reply.model_copy(update={"chance": 0.3}) for reply in replies]
+    assert "chances" not in calibrate("toy@1", alike, scores, How("platt", bootstraps=30)).fitted_on

@@ -84,6 +84,8 @@ async def test_verdicts_become_pairs_and_replies_with_their_chance(seen: Any) ->
         f"{edited['id']}:written": True,
         f"{rejected['id']}:winner": False,
     }
+    written = said[f"{edited['id']}:written"]
+    assert (written.selection, written.split) == (None, "train"), "no calibrator of the best of n learns from it"
     winner = said[f"{accepted['id']}:winner"]
     assert (winner.chance, winner.annotator, winner.finish_reason) == (1.0, "anna", "stop")
     assert winner.selection is not None
