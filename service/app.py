@@ -12,6 +12,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CollectorRegistry
+from sqlalchemy.exc import InterfaceError, OperationalError
 from starlette.exceptions import HTTPException
 
 from routing.router import Router
@@ -20,7 +21,7 @@ from service.api import administration, audits, chat, feedback, health, labels, 
 from service.api.request_ids import RequestIds
 from service.api.state import AppState
 from service.auth import Keyring
-from service.errors import ApiError, InvalidRequest, NotFound, SetupError
+from service.errors import ApiError, InvalidRequest, NotFound, SetupError, StoreUnavailable
 from service.metrics import Metrics
 from service.monitoring.watch import watching_audits
 from service.pipeline import Pipeline
@@ -82,6 +83,8 @@ def create_app(
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _bad_parameter)
+    for away in (OperationalError, InterfaceError, ConnectionError):
+        app.add_exception_handler(away, _store_away)
     app.add_exception_handler(Exception, _bug)
     return app
 
@@ -128,6 +131,12 @@ async def _bad_parameter(request: Request, error: Exception) -> Response:
     first = error.errors()[0]
     name = str(first["loc"][-1])
     return _json(400, InvalidRequest(f"{name}: {first['msg']}", param=name), {})
+
+
+async def _store_away(request: Request, error: Exception) -> Response:
+    """Drivers tell a store that is locked, full or gone in ways of their own."""
+    log.error("request %s: the store failed: %s", getattr(request.state, "id", "?"), error)
+    return await _api_error(request, StoreUnavailable("the store does not answer now; ask again later", retry_after=5))
 
 
 async def _bug(request: Request, error: Exception) -> Response:

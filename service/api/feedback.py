@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from sqlalchemy.exc import SQLAlchemyError
 
 from service.api.body import read_body
 from service.api.state import identify, state_of
-from service.errors import NotFound, StoreUnavailable
+from service.errors import NotFound
 from service.schemas import parse
 from service.store.feedback import Feedback, is_answer_of, keep_feedback
 
@@ -25,12 +24,9 @@ async def post_feedback(request: Request) -> dict[str, Any]:
     said = parse(await read_body(request, state.settings.max_body_bytes), Feedback)
     if state.engine is None:
         raise NotFound("this gateway keeps no store, so no feedback either", code="no_store")
-    try:
-        recent = state.recent.get(said.response_id, identity.tenant) is not None
-        if not recent and not await is_answer_of(state.engine, said.response_id, identity.tenant):
-            raise NotFound(
-                f"no answer of yours has the id {said.response_id}", param="response_id", code="response_not_found"
-            )
-        return {"id": await keep_feedback(state.engine, identity.tenant, said)}
-    except (SQLAlchemyError, OSError) as error:
-        raise StoreUnavailable("the feedback cannot be kept now; send it again later", retry_after=5) from error
+    recent = state.recent.get(said.response_id, identity.tenant) is not None
+    if not recent and not await is_answer_of(state.engine, said.response_id, identity.tenant):
+        raise NotFound(
+            f"no answer of yours has the id {said.response_id}", param="response_id", code="response_not_found"
+        )
+    return {"id": await keep_feedback(state.engine, identity.tenant, said)}

@@ -8,10 +8,9 @@ from typing import Any, Literal
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
-from sqlalchemy.exc import SQLAlchemyError
 
 from service.api.state import identify, state_of
-from service.errors import NotFound, StoreUnavailable
+from service.errors import NotFound
 from service.store.labels import read_labels
 
 router = APIRouter(prefix="/v1/labels")
@@ -29,10 +28,7 @@ async def get_labels(
     identify(request, state).require("operator", "admin")
     if state.engine is None:
         raise NotFound("this gateway keeps no store, so there are no labels", code="no_store")
-    try:
-        pairs, replies = await read_labels(state.engine, _ms(since, 0), _ms(until, 2**62))
-    except (SQLAlchemyError, OSError) as error:
-        raise StoreUnavailable("the labels cannot be read now; ask again later", retry_after=5) from error
+    pairs, replies = await read_labels(state.engine, _ms(since, 0), _ms(until, 2**62))
     rows: list[Any] = pairs if kind == "pairs" else replies
     return StreamingResponse((orjson.dumps(row) + b"\n" for row in rows), media_type="application/x-ndjson")
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import and_, delete, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.errors import Conflict, NotFound
@@ -122,7 +123,10 @@ class Audits:
         async with self._engine.begin() as connection:
             await _audit(connection, audit_id)
             for item_id, said in labels:
-                await _label(connection, audit_id, annotator, item_id, said)
+                try:
+                    await _label(connection, audit_id, annotator, item_id, said)
+                except IntegrityError as error:
+                    raise Conflict(f"{annotator} is labelling {item_id} twice at once", code="item_labelled") from error
 
     async def judged(self, audit_id: str) -> list[Judged]:
         """Every label of an audit, and every item that has none yet, in order."""

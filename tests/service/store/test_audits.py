@@ -310,3 +310,38 @@ async def test_the_newest_audit_s_agreement_is_a_metric(
         await shown(gateway, 'winnow_audit_labels{audit="audit-2"} 1.0')
         assert "audit-1" not in (await gateway.http.get(f"{gateway.url}/metrics")).text
     await engine.dispose()
+
+
+async def test_one_annotator_twice_at_once_is_one_label(engine: AsyncEngine) -> None:
+    await fill(engine, [response(1)])
+    await draw_audit(engine, "audit-1", a_draw(1, overlap=0.0), "anna", no_greedy)
+    audits = Audits(engine)
+    (item,) = await audits.sheet("audit-1", "anna")
+    said = [(item["item"], AuditLabel(choice="left"))]
+    done = await asyncio.gather(*(audits.label("audit-1", "anna", said) for _ in range(6)), return_exceptions=True)
+    assert None in done
+    assert all(result is None or isinstance(result, Conflict) for result in done), done
+    assert (await audits.listed())[0]["labels"] == 1
+
+
+async def test_a_store_that_is_locked_is_said(
+    start_gateway: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sqlite3
+
+    monkeypatch.setattr("service.store.database._BUSY_MS", 50)
+    path = tmp_path / "w.db"
+    engine = await open_database(f"sqlite:///{path}")
+    await fill(engine, [response(1)])
+    await draw_audit(engine, "audit-1", a_draw(1, overlap=0.0), "anna", no_greedy)
+    async with start_gateway(store={"url": f"sqlite:///{path}", "days": None}) as gateway:
+        headers = {"Authorization": f"Bearer {add_key(gateway.keys_file, 'anna', 'operator')}"}
+        locked = sqlite3.connect(path, isolation_level=None)
+        locked.execute("begin immediate")
+        refused = await gateway.http.post(f"{gateway.url}/v1/audits/audit-1/next", headers=headers)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "store_unavailable")
+        assert refused.headers["retry-after"] == "5"
+        locked.execute("rollback")
+        locked.close()
+        assert (await gateway.http.post(f"{gateway.url}/v1/audits/audit-1/next", headers=headers)).status_code == 200
+    await engine.dispose()
