@@ -13,25 +13,30 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.exceptions import HTTPException
 
 from routing.router import Router
-from service.admission import Admission
 from service.api import administration, audits, chat, feedback, health, labels, models, rerank, reviews
+from service.api.authentication import Keyring
 from service.api.request_ids import RequestIds
 from service.api.state import AppState
-from service.auth import Keyring
+from service.audits.judging import Audits
+from service.audits.watch import watch_audits
+from service.background import Background, running_background
 from service.errors import ApiError, InvalidRequest, NotFound, SetupError, StoreUnavailable
 from service.metrics import Metrics
-from service.monitoring.watch import watching_audits
-from service.pipeline import Pipeline
-from service.pipeline import Router as RouterSeam
-from service.policy_client import HttpPolicy, Policy
-from service.readiness import Readiness
-from service.responses import RecentResponses
-from service.scorer_client import HttpScorer, Scorer
-from service.settings import Settings
+from service.request.admission import Admission
+from service.request.pipeline import Pipeline, RequestRouter
+from service.request.recent import RecentResponses
+from service.reviews.queue import Reviews, measure_backlog
+from service.reviews.webhook import Webhook
+from service.settings import Settings, StoreSettings
 from service.store.history import History, open_history
+from service.store.retention import forget_on_and_on
+from service.upstream.health import Readiness
+from service.upstream.policy import HttpPolicy, Policy
+from service.upstream.scorer import HttpScorer, Scorer
 
 # People label a pair in a minute or so.
 _WATCH_SECONDS = 30.0
@@ -44,7 +49,7 @@ def create_app(
     *,
     policies: Mapping[str, Policy] | None = None,
     scorer: Scorer | None = None,
-    router: RouterSeam | None = None,
+    router: RequestRouter | None = None,
     registry: CollectorRegistry | None = None,
 ) -> FastAPI:
     """The app; what is not given is made from the settings.
@@ -62,8 +67,10 @@ def create_app(
         async with (
             aiohttp.ClientSession(connector=connector) as session,
             open_history(settings.store, metrics) as history,
-            watching_audits(history.engine if history else None, metrics, _WATCH_SECONDS),
+            running_background(metrics) as background,
         ):
+            if history is not None:
+                _start_loops(background, history.engine, settings.store, metrics)
             names = {"default", *settings.policies}
             app.state.winnow = _state(
                 settings,
@@ -89,12 +96,22 @@ def create_app(
     return app
 
 
+def _start_loops(background: Background, engine: AsyncEngine, settings: StoreSettings, metrics: Metrics) -> None:
+    """What a store needs beside the requests: counts, deliveries, retention."""
+    background.start("audit_metrics", lambda: watch_audits(Audits(engine), metrics, _WATCH_SECONDS))
+    background.start("review_metrics", lambda: measure_backlog(Reviews(engine), metrics))
+    if (url := settings.webhook_url) is not None:
+        background.start("webhook", Webhook(engine, url, settings.webhook_secret, metrics).run)
+    if (days := settings.days) is not None:
+        background.start("retention", lambda: forget_on_and_on(engine, days))
+
+
 def _state(
     settings: Settings,
     keyring: Keyring,
     policies: Mapping[str, Policy],
     scorer: Scorer,
-    router: RouterSeam,
+    router: RequestRouter,
     metrics: Metrics,
     history: History | None,
 ) -> AppState:

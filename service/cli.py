@@ -28,7 +28,7 @@ COMMANDS: dict[str, Entry] = {
     "policy": Entry("service.commands:policy_app", "Prepare the policy model and run vLLM on it."),
     "scorer": Entry("reward_model.serving.cli:scorer_app", "Serve a reward model over HTTP.", "orm"),
     "store": Entry("service.store.cli:store_app", "Forget and export what the gateway remembers."),
-    "audit": Entry("service.monitoring.cli:audit_app", "Have a random sample of answers judged blind, and report."),
+    "audit": Entry("service.audits.cli:audit_app", "Have a random sample of answers judged blind, and report."),
     "key": Entry("service.commands:key_app", "Make an API key for a tenant."),
     "route": Entry("routing.cli:route_app", "Say which route each line of a JSONL file takes."),
     "score": Entry("reward_model.serving.cli:score_app", "Score the completions of a JSONL file.", "orm"),

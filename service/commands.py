@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from service.errors import WinnowError
+from service.terminal import ConfigOption, clear_errors
 
 gateway_app = typer.Typer(add_completion=False)
 policy_app = typer.Typer(add_completion=False)
 serve_app = typer.Typer(add_completion=False)
 key_app = typer.Typer(add_completion=False)
-
-ConfigOption = Annotated[Path | None, typer.Option(help="TOML file of settings; else WINNOW_CONFIG.")]
-
-
-@contextmanager
-def clear_errors() -> Iterator[None]:
-    """Say what was wrong on stderr and exit with 2; anything else is a bug and shows its traceback."""
-    try:
-        yield
-    except WinnowError as error:
-        print(f"winnow: {error}", file=sys.stderr)
-        raise typer.Exit(2) from error
 
 
 @gateway_app.command()
@@ -73,11 +58,13 @@ def policy(
     draft_tokens: Annotated[int, typer.Option(min=1, help="Tokens that are guessed ahead.")] = 4,
 ) -> None:
     """Prepare the policy model and run vLLM's OpenAI server on it; further options go to vLLM."""
-    from service import policy_process
+    from service.processes import policy as policy_process
 
     with clear_errors():
         name = served_name or (policy_process.BUNDLED_MODEL if model == "bundled" else model)
-        policy_process.run(policy_process.Policy(model, name, host, port, draft, draft_tokens, tuple(context.args)))
+        policy_process.run(
+            policy_process.PolicyLaunch(model, name, host, port, draft, draft_tokens, tuple(context.args))
+        )
 
 
 @serve_app.command()
@@ -98,10 +85,10 @@ def serve(
     state: Annotated[Path | None, typer.Option(help="Folder of keys and logs.")] = None,
 ) -> None:
     """Run policy, scorer and gateway on this machine, supervised; Ctrl-C drains and stops them."""
-    from service import serve as serving
+    from service.processes import serve as serving
     from service.settings import state_folder
 
-    plan = serving.Plan(
+    plan = serving.ServeOptions(
         config=config,
         host=host,
         port=port,
@@ -126,7 +113,7 @@ def key(
     role: Annotated[str, typer.Option(help="client, operator or admin.")] = "client",
 ) -> None:
     """Make an API key; it is printed once, and only its hash is kept."""
-    from service.auth import add_key
+    from service.api.authentication import add_key
 
     with clear_errors():
         print(add_key(keys, tenant, role))

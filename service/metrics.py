@@ -47,6 +47,12 @@ class Metrics:
         self.webhook_failures = Counter(
             "winnow_webhook_failures", "Tries to tell another system of a review that failed.", registry=registry
         )
+        self.background_failures = Counter(
+            "winnow_background_failures",
+            "Background tasks that failed and were restarted.",
+            ["task"],
+            registry=registry,
+        )
         self.audit_agreement = Gauge(
             "winnow_audit_agreement_ratio",
             "How often people prefer what the reward model prefers, in the newest audit with labels.",

@@ -13,11 +13,11 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from reward_model.errors import BadInput
 from reward_model.formatting import Completion, Message
 from reward_model.jsonl import read_jsonl
+from reward_model.vocabulary import Dimension
 
 Split = Literal["train", "validation", "test"]
 Origin = Literal["human", "policy", "older_policy", "teacher", "authored"]
 Label = Literal["human", "judge", "authored", "review", "audit"]
-Dimension = Literal["helpfulness", "honesty", "harmlessness", "brevity", "policy_clarity"]
 
 
 class _Row(BaseModel):

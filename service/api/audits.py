@@ -8,10 +8,10 @@ from fastapi import APIRouter, Request
 
 from service.api.body import read_body
 from service.api.state import AppState, identify, state_of
-from service.auth import Identity
+from service.audits.judging import AuditLabel, Audits
 from service.errors import NotFound
-from service.schemas import parse
-from service.store.audits import AuditLabel, Audits
+from service.identity import Identity
+from service.request.schemas import parse
 
 router = APIRouter(prefix="/v1/audits")
 

@@ -12,9 +12,9 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from service.api.body import ClientLeft, read_body, while_connected
 from service.api.state import AppState, identify, state_of
 from service.errors import ApiError, NotFound
-from service.pipeline import Work
-from service.respond import MODEL
-from service.schemas import parse_chat_request
+from service.request.respond import MODEL
+from service.request.schemas import parse_chat_request
+from service.request.work import Work
 
 router = APIRouter()
 _CLIENT_CLOSED_REQUEST = 499

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Request
 from service.api.body import read_body
 from service.api.state import identify, state_of
 from service.errors import NotFound
-from service.schemas import parse
-from service.store.feedback import Feedback, is_answer_of, keep_feedback
+from service.request.schemas import parse
+from service.reviews.feedback import Feedback, is_answer_of, keep_feedback
 
 router = APIRouter()
 

@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 
 from service.api.state import identify, state_of
 from service.errors import NotFound
-from service.store.labels import read_labels
+from service.labels import read_labels
 
 router = APIRouter(prefix="/v1/labels")
 

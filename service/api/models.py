@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 
 from service.api.state import identify, state_of
 from service.errors import NotFound
-from service.respond import MODEL
+from service.request.respond import MODEL
 
 router = APIRouter()
 _CREATED = 1_760_000_000

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Query, Request
 
 from service.api.body import read_body
 from service.api.state import AppState, identify, state_of
-from service.auth import Identity
 from service.errors import NotFound
-from service.schemas import parse
-from service.store.reviews import Reviews, Verdict
+from service.identity import Identity
+from service.request.schemas import parse
+from service.reviews.queue import Reviews, Verdict
 
 router = APIRouter(prefix="/v1/reviews")
 

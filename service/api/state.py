@@ -8,14 +8,15 @@ from typing import cast
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.requests import Request
 
-from service.admission import Admission
-from service.auth import Identity, Keyring
+from service.api.authentication import Keyring
+from service.identity import Identity
 from service.metrics import Metrics
-from service.pipeline import Pipeline
-from service.readiness import Readiness
-from service.responses import RecentResponses
+from service.request.admission import Admission
+from service.request.pipeline import Pipeline
+from service.request.recent import RecentResponses
+from service.reviews.queue import Reviews
 from service.settings import Settings
-from service.store.reviews import Reviews
+from service.upstream.health import Readiness
 
 
 @dataclass

@@ -15,11 +15,9 @@ from service.errors import StoreUnavailable
 from service.metrics import Metrics
 from service.settings import StoreSettings
 from service.store.database import open_database
-from service.store.records import Record
-from service.store.retention import forget_on_and_on
-from service.store.reviews import Reviews, measure_backlog
+from service.store.outbox import add_event
+from service.store.rows import Record
 from service.store.tables import candidates, responses, reviews
-from service.store.webhook import Webhook, tell
 
 # What a crash may lose, and how long a store that does not answer is left alone.
 _FLUSH_SECONDS, _RETRY_SECONDS = 0.5, 2.0
@@ -33,10 +31,10 @@ log = logging.getLogger("winnow.store")
 class History:
     """Start and stop it with the app. `add` never blocks; what finds the queue full is dropped and counted."""
 
-    def __init__(self, engine: AsyncEngine, metrics: Metrics, limit: int, *, tells: bool = False) -> None:
+    def __init__(self, engine: AsyncEngine, metrics: Metrics, limit: int, *, sends_events: bool = False) -> None:
         self.engine = engine
         self._metrics = metrics
-        self._tells = tells
+        self._sends_events = sends_events
         self._queue: asyncio.Queue[Record] = asyncio.Queue(limit)
         self._task: asyncio.Task[None] | None = None
 
@@ -120,8 +118,8 @@ class History:
                 await connection.execute(insert(candidates), rows)
             if opened := [record.review for record in records if record.review is not None]:
                 await connection.execute(insert(reviews), opened)
-                for review in opened if self._tells else ():
-                    await tell(connection, "review.opened", review)
+                for review in opened if self._sends_events else ():
+                    await add_event(connection, "review.opened", review)
 
 
 @contextlib.asynccontextmanager
@@ -131,20 +129,10 @@ async def open_history(settings: StoreSettings, metrics: Metrics) -> AsyncIterat
         yield None
         return
     engine = await open_database(url)
-    history = History(engine, metrics, settings.waiting, tells=settings.webhook_url is not None)
+    history = History(engine, metrics, settings.waiting, sends_events=settings.webhook_url is not None)
     history.start()
-    others = [asyncio.create_task(measure_backlog(Reviews(engine), metrics))]
-    if settings.webhook_url is not None:
-        others.append(
-            asyncio.create_task(Webhook(engine, settings.webhook_url, settings.webhook_secret, metrics).run())
-        )
-    if settings.days is not None:
-        others.append(asyncio.create_task(forget_on_and_on(engine, settings.days)))
     try:
         yield history
     finally:
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
         await history.stop()
         await engine.dispose()

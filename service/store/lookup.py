@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.store.records import Row
+from service.store.rows import Row
 from service.store.tables import candidates, responses, reviews
 
 _SHOWN = ("index", "score", "probability", "finish_reason", "completion_tokens")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from service.monitoring.agreement import ALARM
+from service.audits.agreement import ALARM
 
 
 @pytest.fixture

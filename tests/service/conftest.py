@@ -21,11 +21,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from routing.router import RouteDecision
+from service.api.authentication import add_key
 from service.app import create_app
-from service.auth import add_key
 from service.errors import ScorerLate, ScorerUnavailable
-from service.scorer_client import Model, Scored, ScoreReply, Stopping
 from service.settings import Settings, load_settings
+from service.upstream.scorer import Scored, ScoreReply, ServedModel, Stopping
 
 ACCEPTABLE = {
     "id": "fake@1/platt",
@@ -143,10 +143,10 @@ class FakeScorer:
         self.stopping = Stopping()
         self.prefilled: list[str] = []
 
-    async def resolve(self, orm: str) -> Model:
+    async def resolve(self, orm: str) -> ServedModel:
         if self.down:
             raise ScorerUnavailable("the scorer could not be reached")
-        return Model("fake@1", self.stopping)
+        return ServedModel("fake@1", self.stopping)
 
     async def prefill(self, prompt: list[dict[str, Any]], orm: str) -> None:
         self.prefilled.append(orm)

@@ -20,7 +20,7 @@ from service.errors import SetupError
 from service.metrics import Metrics
 from service.store.database import open_database, parse_url
 from service.store.history import History
-from service.store.records import Record
+from service.store.rows import Record
 
 
 def record(number: int, **changed: Any) -> Record:

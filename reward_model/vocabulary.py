@@ -1,0 +1,8 @@
+"""Words that the gateway's records and the trainer's data share. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+# By what a reply is judged (docs/annotation.md).
+Dimension = Literal["helpfulness", "honesty", "harmlessness", "brevity", "policy_clarity"]

@@ -1,0 +1,1 @@
+"""Random samples of answers, judged blind."""

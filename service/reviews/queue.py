@@ -1,0 +1,218 @@
+"""Review tickets: an answer that a person decides. What is written here is durable when the call returns."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from reward_model.vocabulary import Dimension
+from service.errors import Conflict, InvalidRequest, NotFound
+from service.metrics import Metrics
+from service.store.outbox import add_event
+from service.store.redaction import redact
+from service.store.rows import Row
+from service.store.tables import actions, candidates, responses, reviews
+
+_CLAIM_MS = 15 * 60_000
+_BACKLOG_SECONDS = 15.0
+
+log = logging.getLogger("winnow.store")
+
+
+class Verdict(BaseModel):
+    """What a reviewer decided. `candidate` is the one that was chosen, `text` what was written instead, and
+    `winner_acceptable` whether the winner could have been sent all the same; where that is not said, it could not."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    verdict: Literal["accept", "choose", "edit", "reject"]
+    candidate: int | None = Field(None, ge=0)
+    text: str | None = Field(None, min_length=1, max_length=100_000)
+    winner_acceptable: bool | None = None
+    reasons: list[Dimension] = Field(default_factory=list)
+    note: str | None = Field(None, max_length=10_000)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Verdict:
+        if (self.verdict == "choose") != (self.candidate is not None):
+            raise ValueError("`candidate` names the reply that was chosen, and goes with `choose` alone")
+        if (self.verdict == "edit") != (self.text is not None):
+            raise ValueError("`text` is the reply as it was written anew, and goes with `edit` alone")
+        if self.winner_acceptable is not None and self.verdict in ("accept", "reject"):
+            raise ValueError(f"`winner_acceptable` goes with `choose` and `edit`; {self.verdict} says it by itself")
+        return self
+
+    @property
+    def acceptable(self) -> bool:
+        """Whether the winner could be sent as it stands: the event that calibrators predict."""
+        return self.verdict == "accept" or bool(self.winner_acceptable)
+
+
+class Reviews:
+    """The queue, for whoever holds a reviewer's key."""
+
+    def __init__(self, engine: AsyncEngine, *, tells: bool = False) -> None:
+        self._engine = engine
+        self._tells = tells
+
+    async def listed(self, status: str, route: str | None, limit: int) -> list[Row]:
+        """Tickets, the oldest first."""
+        wanted = select(reviews).where(reviews.c.status == status).order_by(reviews.c.at_ms, reviews.c.id).limit(limit)
+        if route is not None:
+            wanted = wanted.where(reviews.c.route == route)
+        async with self._engine.connect() as connection:
+            return [dict(row) for row in (await connection.execute(wanted)).mappings()]
+
+    async def backlog(self) -> tuple[int, float]:
+        """Open tickets, and the age of the oldest in seconds."""
+        wanted = select(func.count(), func.min(reviews.c.at_ms)).where(reviews.c.status == "open")
+        async with self._engine.connect() as connection:
+            count, oldest = (await connection.execute(wanted)).one()
+        return count, max(0.0, time.time() - oldest / 1000) if count else 0.0
+
+    async def verdicts(self, since_ms: int, until_ms: int) -> tuple[list[Row], Row]:
+        """Decided tickets of answers of that time, each with its winner's probability; and how many answers there
+        were, how many tickets are open, and how many answers could never have come here."""
+        in_time = and_(responses.c.at_ms >= since_ms, responses.c.at_ms < until_ms)
+        wanted = select(reviews, responses.c.probability).join(responses).where(in_time, reviews.c.status == "decided")
+        opened = select(func.count()).select_from(reviews.join(responses)).where(in_time, reviews.c.status == "open")
+        answers = select(func.count()).select_from(responses).where(in_time)
+        async with self._engine.connect() as connection:
+            rows = [dict(row) for row in (await connection.execute(wanted)).mappings()]
+            counts = {
+                "answers": (await connection.execute(answers)).scalar_one(),
+                "open": (await connection.execute(opened)).scalar_one(),
+                "never_seen": (await connection.execute(answers.where(responses.c.review_chance == 0))).scalar_one(),
+            }
+        return rows, counts
+
+    async def find(self, review_id: str) -> Row:
+        """A ticket with its prompt and its candidates, the best first."""
+        async with self._engine.connect() as connection:
+            found = await _ticket(connection, review_id)
+            prompt = select(responses.c.prompt, responses.c.winner).where(responses.c.id == found["response_id"])
+            response = (await connection.execute(prompt)).mappings().one()
+            order = (candidates.c.index != response["winner"], candidates.c.score.is_(None), candidates.c.score.desc())
+            wanted = select(candidates).where(candidates.c.response_id == found["response_id"]).order_by(*order)
+            members = [dict(row) for row in (await connection.execute(wanted)).mappings()]
+        return {**found, **response, "candidates": members}
+
+    async def claim(self, review_id: str, actor: str) -> Row:
+        """Hold a ticket for a quarter of an hour. Raises Conflict while somebody else does, or once it is decided."""
+        now = _now()
+        free = or_(reviews.c.claimed_by.is_(None), reviews.c.claimed_by == actor, reviews.c.claimed_until_ms < now)
+        held = {"claimed_by": actor, "claimed_until_ms": now + _CLAIM_MS}
+        return await self._change(review_id, free, held, actor, "claim", {})
+
+    async def release(self, review_id: str, actor: str) -> Row:
+        """Give a ticket back. Raises Conflict where it is not held by this reviewer."""
+        mine = reviews.c.claimed_by == actor
+        return await self._change(review_id, mine, {"claimed_by": None, "claimed_until_ms": None}, actor, "release", {})
+
+    async def decide(self, review_id: str, actor: str, verdict: Verdict) -> Row:
+        """Decide a ticket that this reviewer holds. Raises Conflict where it is held by nobody or by another."""
+        mine = and_(reviews.c.claimed_by == actor, reviews.c.claimed_until_ms >= _now())
+        chosen = await self._chosen(review_id, verdict)
+        told = verdict.model_dump(exclude={"text", "note"})
+        decided = {"status": "decided", "decided_by": actor, "decided_at_ms": _now(), "verdict": verdict.verdict}
+        decided |= {"chosen": chosen, "text": verdict.text, "reasons": verdict.reasons}
+        # The text goes to who asked as it was written; what is only for us is kept without what names people.
+        decided["note"] = redact(verdict.note)[0] if verdict.note else None
+        decided["acceptable"] = verdict.acceptable
+        return await self._change(review_id, mine, decided, actor, "verdict", told)
+
+    async def answer(self, response_id: str, tenant: str) -> Row | None:
+        """What became of a held answer of this tenant: its status and, once it is decided, verdict and text."""
+        async with self._engine.connect() as connection:
+            wanted = select(reviews).where(reviews.c.response_id == response_id, reviews.c.tenant == tenant)
+            found = (await connection.execute(wanted)).mappings().one_or_none()
+            if found is None:
+                return None
+            shown = {"id": found["id"], "status": found["status"], "verdict": found["verdict"], "text": found["text"]}
+            if found["chosen"] is not None:
+                shown["text"] = await _content(connection, response_id, found["chosen"])
+        return shown
+
+    async def _chosen(self, review_id: str, verdict: Verdict) -> int | None:
+        """The candidate that is sent: the winner where it is accepted, the one that was named where it was chosen."""
+        if verdict.verdict not in ("accept", "choose"):
+            return None
+        async with self._engine.connect() as connection:
+            found = await _ticket(connection, review_id)
+            of = responses.c.id == found["response_id"]
+            winner = (await connection.execute(select(responses.c.winner).where(of))).scalar_one()
+            chosen = winner if verdict.verdict == "accept" else verdict.candidate
+            if chosen is None or await _content(connection, found["response_id"], chosen) is None:
+                raise InvalidRequest(
+                    f"candidate {chosen} of {review_id} has no stored text to send; write it with `edit`",
+                    param="candidate",
+                    code="no_such_candidate",
+                )
+        return int(chosen)
+
+    async def _change(
+        self,
+        review_id: str,
+        allowed: ColumnElement[bool],
+        values: Mapping[str, Any],
+        actor: str,
+        action: str,
+        details: Row,
+    ) -> Row:
+        """Change an open ticket where that is allowed, and tell who did it, both or neither."""
+        async with self._engine.begin() as connection:
+            free = (reviews.c.id == review_id, reviews.c.status == "open", allowed)
+            done = await connection.execute(update(reviews).where(*free).values(**values))
+            found = await _ticket(connection, review_id)
+            if not done.rowcount:
+                raise Conflict(_why_not(found, actor), code="review_not_yours")
+            told = {"at_ms": _now(), "actor": actor, "action": action, "subject": review_id, "details": details}
+            await connection.execute(insert(actions).values(told))
+            if self._tells and action == "verdict":
+                await add_event(connection, "review.decided", found)
+        return found
+
+
+async def measure_backlog(queue: Reviews, metrics: Metrics) -> None:
+    """Count what waits, on and on, until cancelled."""
+    while True:
+        try:
+            count, oldest = await queue.backlog()
+            metrics.reviews_open.set(count)
+            metrics.review_oldest.set(oldest)
+        except (SQLAlchemyError, OSError) as error:
+            log.error("the review queue could not be counted: %s", error)
+        await asyncio.sleep(_BACKLOG_SECONDS)
+
+
+async def _ticket(connection: AsyncConnection, review_id: str) -> Row:
+    found = (await connection.execute(select(reviews).where(reviews.c.id == review_id))).mappings().one_or_none()
+    if found is None:
+        raise NotFound(f"there is no review {review_id}", param="id", code="review_not_found")
+    return dict(found)
+
+
+async def _content(connection: AsyncConnection, response_id: str, index: int) -> str | None:
+    of = (candidates.c.response_id == response_id, candidates.c.index == index)
+    content: str | None = (await connection.execute(select(candidates.c.content).where(*of))).scalar_one_or_none()
+    return content
+
+
+def _why_not(found: Row, actor: str) -> str:
+    if found["status"] != "open":
+        return f"{found['id']} was decided by {found['decided_by']}"
+    if found["claimed_by"] not in (None, actor):
+        return f"{found['id']} is held by {found['claimed_by']}"
+    return f"{found['id']} is not held by you; claim it first"
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

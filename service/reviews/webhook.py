@@ -1,0 +1,94 @@
+"""Other systems are told of reviews: events in the store, posted until somebody takes them, at least once each."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import time
+from typing import Any
+
+import aiohttp
+import orjson
+from sqlalchemy import select, update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from service.metrics import Metrics
+from service.store.rows import Row
+from service.store.tables import deliveries
+
+_LOOK_SECONDS, _POST_SECONDS = 1.0, 10.0
+# Twice as long each time, up to an hour; given up after a day or so.
+_LONGEST_MS, _MOST_TRIES = 3_600_000, 34
+_AT_ONCE = 20
+
+log = logging.getLogger("winnow.store")
+
+
+def signature(secret: str, at: int, payload: bytes) -> str:
+    """What `x-winnow-signature` says of a payload that is sent at `at` (seconds since 1970): HMAC-SHA256 of both."""
+    mac = hmac.new(secret.encode(), f"{at}.".encode() + payload, hashlib.sha256)
+    return f"t={at},v1={mac.hexdigest()}"
+
+
+class Webhook:
+    """Sends what is due. Several gateways may share a store: each event is held by one of them while it is posted."""
+
+    def __init__(self, engine: AsyncEngine, url: str, secret: str, metrics: Metrics) -> None:
+        self._engine, self._url, self._secret, self._metrics = engine, url, secret, metrics
+
+    async def run(self) -> None:
+        """On and on, until cancelled."""
+        timeout = aiohttp.ClientTimeout(total=_POST_SECONDS)
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            while True:
+                try:
+                    due = await self._due()
+                    await asyncio.gather(*(self._send(session, row) for row in due))
+                except (SQLAlchemyError, OSError) as error:
+                    log.error("events could not be read from the store: %s", error)
+                    due = []
+                if len(due) < _AT_ONCE:
+                    await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _due(self) -> list[Row]:
+        """Events whose time has come, held for as long as posting them can take."""
+        now, held = _now(), []
+        wanted = select(deliveries).where(deliveries.c.next_at_ms <= now).order_by(deliveries.c.next_at_ms)
+        async with self._engine.begin() as connection:
+            for row in (await connection.execute(wanted.limit(_AT_ONCE))).mappings().all():
+                mine = (deliveries.c.id == row["id"], deliveries.c.next_at_ms == row["next_at_ms"])
+                until = now + int(3_000 * _POST_SECONDS)
+                if (await connection.execute(update(deliveries).where(*mine).values(next_at_ms=until))).rowcount:
+                    held.append(dict(row))
+        return held
+
+    async def _send(self, session: aiohttp.ClientSession, row: Row) -> None:
+        payload, at = orjson.dumps(row["body"]), int(time.time())
+        headers = {"content-type": "application/json", "x-winnow-event": row["id"]}
+        headers["x-winnow-signature"] = signature(self._secret, at, payload)
+        error = None
+        try:
+            async with session.post(self._url, data=payload, headers=headers, allow_redirects=False) as response:
+                if not 200 <= response.status < 300:
+                    error = f"HTTP {response.status}"
+        except (aiohttp.ClientError, OSError) as failed:
+            error = str(failed) or type(failed).__name__
+        await self._settle(row, error)
+
+    async def _settle(self, row: Row, error: str | None) -> None:
+        tries = row["tries"] + 1
+        values: dict[str, Any] = {"tries": tries, "last_error": error, "next_at_ms": None}
+        if error is not None:
+            self._metrics.webhook_failures.inc()
+            if tries < _MOST_TRIES:
+                values["next_at_ms"] = _now() + min(_LONGEST_MS, 1_000 * 2**tries)
+            log.warning("event %s was not taken (%s), try %d of %d", row["id"], error, tries, _MOST_TRIES)
+        async with self._engine.begin() as connection:
+            await connection.execute(update(deliveries).where(deliveries.c.id == row["id"]).values(values))
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
