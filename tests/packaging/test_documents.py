@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service.cli import COMMANDS, load
-from service.settings import load_settings
+from service.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -56,3 +58,11 @@ SHOWN = [(name, body) for name, kind, body in BLOCKS if kind == "toml" and SETTI
 def test_settings_that_are_shown_are_read(document: str, body: str, tmp_path: Path) -> None:
     (tmp_path / "winnow.toml").write_text(body)
     load_settings(tmp_path / "winnow.toml")
+
+
+def test_the_settings_page_is_current_and_describes_every_setting() -> None:
+    done = subprocess.run([sys.executable, ROOT / "packaging" / "settings_page.py", "--check"], check=False)
+    assert done.returncode == 0, "run `make settings`"
+    page = (ROOT / "docs" / "settings.md").read_text()
+    assert all(f"`WINNOW_{name.upper()}`" in page for name in Settings.model_fields)
+    assert "None |" not in page.replace("`None` |", "")

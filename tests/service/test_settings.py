@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import SetupError
-from service.settings import Settings, load_settings, settings_table
+from service.settings import load_settings
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -63,9 +63,3 @@ def test_a_setting_that_does_not_fit_is_named(tmp_path: Path, text: str, said: s
 def test_a_missing_file_is_not_passed_over(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="no such file"):
         load_settings(tmp_path / "winnow.toml")
-
-
-def test_every_setting_is_described_in_the_table() -> None:
-    table = settings_table()
-    assert all(f"`WINNOW_{name.upper()}`" in table for name in Settings.model_fields)
-    assert "None |" not in table.replace("`None` |", "")

@@ -1,0 +1,18 @@
+"""Every setting of the gateway, once, with its description; docs/settings.md is generated from here."""
+
+from service.settings.gateway import Settings, load_settings
+from service.settings.policy import PolicySettings
+from service.settings.routes import PROFILES, Profile, RouteName, RouteSettings
+from service.settings.store import StoreSettings, state_folder
+
+__all__ = [
+    "PROFILES",
+    "PolicySettings",
+    "Profile",
+    "RouteName",
+    "RouteSettings",
+    "Settings",
+    "StoreSettings",
+    "load_settings",
+    "state_folder",
+]

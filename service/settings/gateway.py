@@ -1,0 +1,118 @@
+"""Every setting of the gateway, once: from the command line, WINNOW_* variables, or winnow.toml, in this order."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from routing.rules import RouterSettings
+from service.errors import SetupError
+from service.settings.policy import PolicySettings
+from service.settings.routes import PROFILES, Profile, RouteName, RouteSettings
+from service.settings.store import StoreSettings
+
+
+class Settings(BaseSettings):
+    """Settings of the gateway. In the environment: WINNOW_PORT, WINNOW_ROUTES__BILLING__N and so on."""
+
+    model_config = SettingsConfigDict(env_prefix="WINNOW_", env_nested_delimiter="__", extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on.")
+    profile: Profile = Field(
+        "standard",
+        description="`standard` holds billing and fraud answers that are not accepted; `demo` sends them.",
+    )
+    keys_file: Path | None = Field(None, description="JSON file of hashed API keys (`winnow key`).")
+    policy_url: str = Field("http://127.0.0.1:8001", description="Policy: an OpenAI-compatible server, without /v1.")
+    policy_model: str = Field("smollm2-135m-instruct", description="Model name to ask the policy for.")
+    policy_api_key: str | None = Field(None, description="Bearer token that the policy wants, if any.")
+    policies: dict[str, PolicySettings] = Field(default_factory=dict, description="Further policies, by name.")
+    scorer_url: str = Field("http://127.0.0.1:8002", description="Winnow scorer.")
+    scorer_api_key: str | None = Field(None, description="Bearer token that the scorer wants, if any.")
+    max_body_bytes: int = Field(1_000_000, ge=1_000, description="Largest request body.")
+    max_inflight: int = Field(64, ge=1, description="Requests at work at once; more get a 503 and retry-after.")
+    requests_per_minute: int = Field(600, ge=1, description="Requests of one tenant in a minute; more get a 429.")
+    drain_seconds: int = Field(20, ge=0, description="Time that requests at work have to finish when it stops.")
+    keepalive_seconds: float = Field(5.0, gt=0, description="Comment interval of a stream while it waits.")
+    remembered_responses: int = Field(10_000, ge=0, description="Responses kept for lookup by id, in memory.")
+    store: StoreSettings = Field(default_factory=StoreSettings, description="What is remembered (table below).")
+    router: RouterSettings = Field(default_factory=RouterSettings, description="Thresholds and rules of routing.")
+    routes: dict[RouteName, RouteSettings] = Field(
+        default_factory=dict, validate_default=True, description="What is done on each route (table below)."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_routes(cls, data: Any) -> Any:
+        """Lay what was given for a route over the profile's values."""
+        profile = data.get("profile", "standard")
+        given = data.get("routes") or {}
+        if profile not in PROFILES or not isinstance(given, dict):
+            return data
+        names = [*PROFILES[profile], *(name for name in given if name not in PROFILES[profile])]
+        merged = {name: {**PROFILES[profile].get(name, {}), **_as_dict(given.get(name))} for name in names}
+        return {**data, "routes": merged}
+
+    @model_validator(mode="after")
+    def _policies_exist(self) -> Settings:
+        for name, route in self.routes.items():
+            if route.policy != "default" and route.policy not in self.policies:
+                raise ValueError(f"routes.{name}.policy: no policy goes by the name {route.policy!r}")
+        return self
+
+    def policy(self, name: str) -> PolicySettings:
+        """The endpoint that a route's `policy` names."""
+        if name == "default":
+            return PolicySettings(url=self.policy_url, model=self.policy_model, api_key=self.policy_api_key)
+        return self.policies[name]
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Command line, then environment, then the file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def _as_dict(value: Any) -> dict[str, Any]:
+    if isinstance(value, RouteSettings):
+        return value.model_dump(exclude_unset=True)
+    return value or {}
+
+
+def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
+    """Settings from `config` (a TOML file), the environment, and the overrides that are not None.
+
+    Raises SetupError naming the setting that does not fit.
+    """
+    chosen = config or (Path(path) if (path := os.environ.get("WINNOW_CONFIG")) else None)
+    if chosen is not None and not chosen.is_file():
+        raise SetupError(f"{chosen}: no such file")
+
+    class Configured(Settings):
+        model_config = SettingsConfigDict(toml_file=chosen)
+
+    try:
+        return Configured(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        problems = "\n".join(
+            f"  {'.'.join(str(step) for step in item['loc']) or 'settings'}: {item['msg']}" for item in error.errors()
+        )
+        raise SetupError(f"the settings do not fit:\n{problems}") from error
+    except ValueError as error:
+        raise SetupError(f"{chosen}: {error}") from error
