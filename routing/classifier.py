@@ -1,7 +1,7 @@
 """The trained classifier as it is served: a small encoder and n-grams; no torch, no scikit-learn, no pickle.
 
 The encoder knows words of like meaning, the n-grams the exact words. Each model gives the log-odds of high
-stakes, ln (P(billing) + P(fraud)) / P(default); one logistic regression over the two, fitted on texts that
+stakes, ln (1 - P(default)) / P(default); one logistic regression over the two, fitted on texts that
 neither was trained on (Platt scaling in two variables), gives the probability.
 """
 
@@ -16,26 +16,24 @@ from numpy.typing import NDArray
 
 from routing.features import buckets, weigh
 
-CLASSES = ("default", "billing", "fraud")
-
 Logits = NDArray[np.float64]
 
 
-class Model(Protocol):
-    """Texts to logits [texts, 3] in the order of CLASSES."""
+class TextModel(Protocol):
+    """Texts to logits [texts, classes], the first class being `default`."""
 
     def logits(self, texts: Sequence[str]) -> Logits: ...
 
 
 class NgramModel:
-    """Multinomial logistic regression over hashed n-grams: weights [3, BUCKETS], bias [3], idf [BUCKETS]."""
+    """Logistic regression over hashed n-grams: weights [classes, BUCKETS], bias [classes], idf [BUCKETS]."""
 
     def __init__(self, weights: NDArray[np.float32], bias: NDArray[np.float32], idf: NDArray[np.float32]) -> None:
         self.weights, self.bias, self.idf = weights, bias, idf
 
     def logits(self, texts: Sequence[str]) -> Logits:
-        """[texts, 3] in the order of CLASSES."""
-        out = np.empty((len(texts), len(CLASSES)))
+        """[texts, classes]."""
+        out = np.empty((len(texts), len(self.bias)))
         for row, text in enumerate(texts):
             index = buckets(text)
             out[row] = self.weights[:, index] @ weigh(index, self.idf) + self.bias
@@ -43,7 +41,7 @@ class NgramModel:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class StakesCalibration:
     """P(high stakes) = 1 / (1 + exp(-(slopes . log-odds of each model + intercept)))."""
 
     slopes: tuple[float, ...]
@@ -56,24 +54,24 @@ class Calibration:
 
 
 def log_odds(logits: Logits) -> NDArray[np.float64]:
-    """ln (P(billing) + P(fraud)) / P(default) of each row."""
-    odds: NDArray[np.float64] = np.logaddexp(logits[:, 1], logits[:, 2]) - logits[:, 0]
+    """ln (1 - P(default)) / P(default) of each row."""
+    odds: NDArray[np.float64] = np.logaddexp.reduce(logits[:, 1:], axis=1) - logits[:, 0]
     return odds
 
 
 class Classifier:
-    """Texts to calibrated probabilities of billing and fraud."""
+    """Texts to calibrated probabilities of the classes with stakes."""
 
-    def __init__(self, models: Sequence[Model], calibration: Calibration) -> None:
+    def __init__(self, models: Sequence[TextModel], calibration: StakesCalibration) -> None:
         self._models = tuple(models)
         self._calibration = calibration
 
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """[texts, 2]: P(billing), P(fraud); their sum is the calibrated P(high stakes)."""
+        """[texts, classes - 1]: of each class but `default`; their sum is the calibrated P(high stakes)."""
         if not texts:
             return np.empty((0, 2))
         logits = [model.logits(texts) for model in self._models]
         stakes = self._calibration.probability(np.stack([log_odds(each) for each in logits], axis=1))
         both = np.sum(logits, axis=0)[:, 1:]
-        shares = np.exp(both - np.logaddexp(both[:, 0], both[:, 1])[:, None])
+        shares = np.exp(both - np.logaddexp.reduce(both, axis=1)[:, None])
         return np.asarray(shares * stakes[:, None])

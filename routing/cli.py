@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from routing.errors import BadInput, RoutingError
+from routing.errors import BadRoutingInput, RoutingError
 from routing.jsonl import read_jsonl
 
 route_app = typer.Typer(add_completion=False)
@@ -53,13 +53,13 @@ def route(
 
 
 def _conversation(file: str, number: int, row: dict[str, Any]) -> str | list[Any]:
-    """The text or the messages of a line; raises BadInput naming the line."""
+    """The text or the messages of a line; raises BadRoutingInput naming the line."""
     text, messages = row.get("text"), row.get("messages")
     if isinstance(text, str) and messages is None:
         return text
     if isinstance(messages, list) and text is None:
         return messages
-    raise BadInput(f"{file}, line {number}: expected either a `text` (string) or `messages` (array)")
+    raise BadRoutingInput(f"{file}, line {number}: expected either a `text` (string) or `messages` (array)")
 
 
 @route_train_app.command()

@@ -27,7 +27,7 @@ def read_tokenizer(vocabulary: Path) -> BertWordPieceTokenizer:
 
 
 class EncoderModel:
-    """Texts to logits of CLASSES by the student encoder in `graph`, over the word pieces in `vocabulary`."""
+    """Texts to logits of the classes by the student encoder in `graph`, over the word pieces in `vocabulary`."""
 
     def __init__(self, graph: Path, vocabulary: Path) -> None:
         options = onnxruntime.SessionOptions()
@@ -36,9 +36,10 @@ class EncoderModel:
         self._tokenizer = read_tokenizer(vocabulary)
 
     def logits(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """[texts, 3] in the order of CLASSES."""
-        out = np.empty((len(texts), 3))
-        for row, text in enumerate(texts):
-            ids = np.asarray([self._tokenizer.encode(text).ids], dtype=np.int64)
-            out[row] = self._session.run(["logits"], {"ids": ids})[0][0]
-        return out
+        """[texts, classes]."""
+        return np.concatenate([self._one(text) for text in texts]).astype(np.float64)
+
+    def _one(self, text: str) -> NDArray[np.float32]:
+        ids = np.asarray([self._tokenizer.encode(text).ids], dtype=np.int64)
+        logits: NDArray[np.float32] = self._session.run(["logits"], {"ids": ids})[0]
+        return logits

@@ -1,8 +1,8 @@
 """Everything that can go wrong in this package.
 
 RoutingError
-├── BadInput      a file, a line or a rule is not what it must be
-└── BundleError   a router's folder cannot be read, or is not the one its manifest describes
+├── BadRoutingInput  a file, a line or a rule is not what it must be
+└── BundleError      a router's folder cannot be read, or is not the one its manifest describes
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ class RoutingError(Exception):
     """Base of the tree; the message is meant for a person."""
 
 
-class BadInput(RoutingError):
+class BadRoutingInput(RoutingError):
     """A file, a line or a rule is not what it must be; the message says where."""
 
 

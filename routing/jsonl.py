@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
-from routing.errors import BadInput
+from routing.errors import BadRoutingInput
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def open_text(path: str, mode: str = "r") -> Iterator[TextIO]:
     try:
         stream = cast(TextIO, opener(path, mode + "t", encoding="utf-8"))
     except OSError as error:
-        raise BadInput(f"{path}: {error.strerror or error}") from error
+        raise BadRoutingInput(f"{path}: {error.strerror or error}") from error
     with stream:
         yield stream
 
@@ -30,7 +30,7 @@ def open_text(path: str, mode: str = "r") -> Iterator[TextIO]:
 def read_jsonl(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, object); blank lines are passed over.
 
-    Raises BadInput naming file and line for anything that is not one JSON object a line.
+    Raises BadRoutingInput naming file and line for anything that is not one JSON object a line.
     """
     with open_text(path) as stream:
         try:
@@ -38,14 +38,14 @@ def read_jsonl(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
                 if line.strip():
                     yield number, _parse(path, number, line)
         except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-            raise BadInput(f"{path}: not UTF-8 text, or a damaged .gz file ({error})") from error
+            raise BadRoutingInput(f"{path}: not UTF-8 text, or a damaged .gz file ({error})") from error
 
 
 def _parse(path: str, number: int, line: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise BadInput(f"{path}, line {number}: not JSON ({error})") from error
+        raise BadRoutingInput(f"{path}, line {number}: not JSON ({error})") from error
     if not isinstance(value, dict):
-        raise BadInput(f"{path}, line {number}: expected a JSON object, found {type(value).__name__}")
+        raise BadRoutingInput(f"{path}, line {number}: expected a JSON object, found {type(value).__name__}")
     return value

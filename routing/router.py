@@ -6,24 +6,27 @@ is `default`. A conversation takes the route of its most high-stakes piece (`rou
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from routing.bundle import BUNDLED, Manifest, load_bundle
+from routing.bundle import BUNDLED, RouterManifest, load_bundle
 from routing.classifier import Classifier
 from routing.conversation import Messages, pieces
-from routing.rules import HIGH_STAKES, Route, RouterSettings, first_match
+from routing.errors import BadRoutingInput
+from routing.routes import DEFAULT, Route
+from routing.rules import first_match
+from routing.settings import RouterSettings
 
 
 @dataclass(frozen=True, slots=True)
 class RouteDecision:
     """Where a conversation goes.
 
-    probability is P(billing or fraud), calibrated as the manifest says and whatever a rule decided;
+    probability is P(any class but default), calibrated as the manifest says and whatever a rule decided;
     `rule` names the operator's rule that decided the route, or is None.
     """
 
@@ -36,25 +39,44 @@ class RouteDecision:
 class Router:
     """Rules, a classifier and thresholds; stateless and safe to share between threads."""
 
-    def __init__(self, classifier: Classifier, manifest: Manifest, settings: RouterSettings) -> None:
+    def __init__(self, classifier: Classifier, manifest: RouterManifest, settings: RouterSettings) -> None:
         self.manifest = manifest
         self._classifier = classifier
         self._rules = settings.rules
-        trained, wanted = manifest.thresholds, settings.thresholds
-        self._thresholds = {
-            "billing": trained.billing if wanted.billing is None else wanted.billing,
-            "fraud": trained.fraud if wanted.fraud is None else wanted.fraud,
-        }
+        if unknown := settings.thresholds.keys() - manifest.thresholds.keys():
+            raise BadRoutingInput(
+                f"router.thresholds.{min(unknown)}: the classifier {manifest.id} has no such class; "
+                f"it has {', '.join(manifest.classes[1:])}"
+            )
+        self._thresholds = {**manifest.thresholds, **settings.thresholds}
 
     @classmethod
     def load(cls, path: Path | str | None = None, settings: RouterSettings | None = None) -> Self:
         """Load a router's folder: `path`, else the settings', else the bundled one.
 
-        Raises BundleError when its files are not the ones its manifest lists.
+        Raises BundleError if its files are not the ones its manifest lists, BadRoutingInput if the settings do not
+        fit it.
         """
         settings = settings or RouterSettings()
         manifest, classifier = load_bundle(Path(path or settings.model or BUNDLED))
         return cls(classifier, manifest, settings)
+
+    @property
+    def routes(self) -> frozenset[Route]:
+        """Every route that a decision can name."""
+        return frozenset((DEFAULT, *self.manifest.classes, *(rule.route for rule in self._rules)))
+
+    def need_routes(self, configured: Container[Route]) -> None:
+        """Raise BadRoutingInput if a rule or a class names a route that is not configured."""
+        for rule in self._rules:
+            if rule.route not in configured:
+                raise BadRoutingInput(f"rule {rule.name!r}: no route {rule.route!r}; add [routes.{rule.route}]")
+        for name in self.manifest.classes:
+            if name not in configured:
+                raise BadRoutingInput(
+                    f"the classifier {self.manifest.id} has the class {name!r}, but there is no such route; "
+                    f"add [routes.{name}]"
+                )
 
     def route(self, conversation: str | Messages) -> RouteDecision:
         """The route of a text, or of messages ({role, content} mappings or objects). Never raises."""
@@ -64,7 +86,7 @@ class Router:
         """The same for many at once, in one batch."""
         texts = [pieces(conversation) for conversation in conversations]
         flat = [text for group in texts for text in group]
-        probabilities = self._classifier.probabilities(flat)
+        probabilities = self._classifier.probabilities(flat) if flat else np.empty((0, len(self._thresholds)))
         decisions, start = [], 0
         for group in texts:
             decisions.append(self._decide(group, probabilities[start : start + len(group)]))
@@ -72,16 +94,16 @@ class Router:
         return decisions
 
     def _decide(self, texts: list[str], probabilities: np.ndarray) -> RouteDecision:
-        """Decide from one conversation's pieces and their [n, 2] probabilities of billing and fraud."""
+        """Decide from one conversation's pieces and their [n, classes - 1] probabilities."""
         if not texts:
-            return RouteDecision("default", False, 0.0)
+            return RouteDecision(DEFAULT, False, 0.0)
         stakes = probabilities.sum(axis=1)
         top = int(stakes.argmax())
         probability = float(stakes[top])
         rule = first_match(self._rules, texts)
         if rule is not None:
-            return RouteDecision(rule.route, rule.route != "default", probability, rule.name)
-        route = HIGH_STAKES[int(probabilities[top].argmax())]
+            return RouteDecision(rule.route, rule.route != DEFAULT, probability, rule.name)
+        route = self.manifest.classes[1 + int(probabilities[top].argmax())]
         if probability < self._thresholds[route]:
-            return RouteDecision("default", False, probability)
+            return RouteDecision(DEFAULT, False, probability)
         return RouteDecision(route, True, probability)

@@ -1,7 +1,9 @@
 """The texts the router learns from, and which side of the split each is on.
 
-A data folder holds `*.jsonl` or `*.jsonl.gz` files of `{"text", "route", "source"}`, route being billing, fraud,
-other or ambiguous; the project's own `routing/data/authored.jsonl` is added to it. Texts that are the same bag
+A data folder holds `*.jsonl` or `*.jsonl.gz` files of `{"text", "route"}`. `default` and `other` are texts without
+stakes, `ambiguous` ones are left out of training, and any other route is a class of its own. The project's
+`routing/data/authored.jsonl` (billing, fraud and default) is added unless the folder has classes of its own and
+lacks one of those. Texts that are the same bag
 of content words ("block my chase account please", "please block my chase account") share a group, and a group
 is never on two sides. A file whose name ends in `_val` is a published held-out part: all of it is test.
 """
@@ -9,16 +11,17 @@ is never on two sides. A file whose name ends in `_val` is a published held-out 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 from zlib import crc32
 
-from routing.classifier import CLASSES
-from routing.errors import BadInput
+from routing.errors import BadRoutingInput
 from routing.features import words
 from routing.jsonl import read_jsonl
+from routing.routes import DEFAULT, ROUTE_PATTERN, SHIPPED, Route
 
 AUTHORED = Path(__file__).parent.parent / "data" / "authored.jsonl"
 
@@ -50,12 +53,12 @@ _EMPTY_WORDS = frozenset(
         "was",
     )
 )
-_LABELS = {**{name: number for number, name in enumerate(CLASSES)}, "other": 0, "ambiguous": -1}
+_OTHER, _AMBIGUOUS = "other", "ambiguous"
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One labelled text; label indexes CLASSES, or is -1 when people could not agree (ambiguous)."""
+    """One labelled text; label indexes the classes, or is -1 when people could not agree (ambiguous)."""
 
     text: str
     label: int
@@ -66,16 +69,33 @@ class Example:
     domain: str = ""
 
 
-def load(folder: Path, hold_out_phrasing: bool = False) -> list[Example]:
-    """Read a data folder and the authored set; raises BadInput naming file and line.
+class Corpus(NamedTuple):
+    """What a router is trained and measured on; `classes` starts with `default`."""
+
+    classes: tuple[Route, ...]
+    examples: list[Example]
+
+    def on(self, side: Side) -> list[Example]:
+        """The examples of one side."""
+        return on(side, self.examples)
+
+
+def load(folder: Path, hold_out_phrasing: bool = False) -> Corpus:
+    """Read a data folder and the authored set; raises BadRoutingInput naming file and line.
 
     With hold_out_phrasing, the authored insurers and everything authored in spoken style leave the training
     and are the side `unseen`: whole domains and styles that the model then never saw.
     """
-    public = [example for path in _files(folder) for example in _public(path)]
+    rows = {path: [_row(row, path, number) for number, row in read_jsonl(str(path))] for path in _files(folder)}
+    names = {route for lines in rows.values() for _, route in lines} - {_AMBIGUOUS}
+    ours = names <= set(SHIPPED) or names >= set(SHIPPED[1:])
+    classes = (*(SHIPPED if ours else (DEFAULT,)), *sorted(names - set(SHIPPED if ours else (DEFAULT,))))
+    if len(classes) == 1:
+        raise BadRoutingInput(f"{folder}: every text is {DEFAULT!r}; a router needs a second route to tell from it")
+    public = [example for path, lines in rows.items() for example in _public(path, lines, classes)]
     tested = {example.group for example in public if example.side == "test"}
     kept = [example for example in public if example.side == "test" or example.group not in tested]
-    return kept + [_place(example, hold_out_phrasing) for example in authored()]
+    return Corpus(classes, kept + [_place(example, hold_out_phrasing) for example in (authored() if ours else ())])
 
 
 def digests(folder: Path) -> list[dict[str, str]]:
@@ -87,18 +107,18 @@ def digests(folder: Path) -> list[dict[str, str]]:
 
 
 def authored() -> list[Example]:
-    """The project's own texts, split by group."""
+    """The project's own texts, split by group; labels index SHIPPED, which begin every set of classes they join."""
     return [
         Example(
             row["text"],
-            _label(row, str(AUTHORED), number),
+            SHIPPED.index(row["route"]),
             "authored",
             row["group"],
             _side(row["group"]),
             row["style"],
             row["domain"],
         )
-        for number, row in read_jsonl(str(AUTHORED))
+        for _, row in read_jsonl(str(AUTHORED))
     ]
 
 
@@ -115,27 +135,31 @@ def on(side: Side, examples: Iterable[Example]) -> list[Example]:
 def _files(folder: Path) -> list[Path]:
     files = sorted(path for path in folder.glob("*.jsonl*") if path.suffix in {".jsonl", ".gz"})
     if not files:
-        raise BadInput(f"{folder}: no *.jsonl or *.jsonl.gz file to train on")
+        raise BadRoutingInput(f"{folder}: no *.jsonl or *.jsonl.gz file to train on")
     return files
 
 
-def _public(path: Path) -> Iterable[Example]:
+def _row(row: dict[str, object], path: Path, number: int) -> tuple[str, Route]:
+    """Text and route of a line."""
+    text, route = row.get("text"), row.get("route")
+    if not isinstance(text, str) or not isinstance(route, str) or not re.fullmatch(ROUTE_PATTERN, route):
+        raise BadRoutingInput(
+            f"{path}, line {number}: expected a `text` and a `route`: a name in lower-case letters, digits, - and _, "
+            f"or {_OTHER} or {_AMBIGUOUS}"
+        )
+    return text, DEFAULT if route == _OTHER else route
+
+
+def _public(path: Path, lines: Iterable[tuple[str, Route]], classes: tuple[Route, ...]) -> Iterable[Example]:
     name = path.name.split(".")[0]
     source = name.rsplit("_", 1)[0]
-    for number, row in read_jsonl(str(path)):
-        label = _label(row, str(path), number)
-        group = _content_key(row["text"])
+    for text, route in lines:
+        label = -1 if route == _AMBIGUOUS else classes.index(route)
+        group = _content_key(text)
         side: Side = "test" if name.endswith("_val") else _side(group)
         if name.endswith("_train") and (path.parent / path.name.replace("_train", "_val")).exists():
             side = "train" if side == "test" else side
-        yield Example(row["text"], label, source, group, "ambiguous" if label < 0 else side)
-
-
-def _label(row: dict[str, object], path: str, number: int) -> int:
-    route = row.get("route")
-    if not isinstance(row.get("text"), str) or not isinstance(route, str) or route not in _LABELS:
-        raise BadInput(f"{path}, line {number}: expected a `text` and a `route` of {', '.join(_LABELS)}")
-    return _LABELS[route]
+        yield Example(text, label, source, group, "ambiguous" if label < 0 else side)
 
 
 def _content_key(text: str) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from routing.encoder import read_tokenizer
-from routing.errors import BadInput
+from routing.errors import BadRoutingInput
 from routing.train.augment import vary
 from routing.train.data import Example
 from routing.train.student import SentenceEncoder, from_bert
@@ -46,11 +46,11 @@ class DistilRecipe:
 
 
 def vocabulary_of(folder: Path) -> list[str]:
-    """The base's word pieces; raises BadInput when there is no vocab.txt."""
+    """The base's word pieces; raises BadRoutingInput when there is no vocab.txt."""
     try:
         return (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise BadInput(f"{folder}: no vocab.txt of a BERT encoder ({error.strerror})") from error
+        raise BadRoutingInput(f"{folder}: no vocab.txt of a BERT encoder ({error.strerror})") from error
 
 
 def teacher_vectors(base: Path, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -65,14 +65,16 @@ def teacher_vectors(base: Path, texts: Sequence[str]) -> NDArray[np.float32]:
     return out
 
 
-def train_student(base: Path, vocabulary: Path, examples: Sequence[Example], recipe: DistilRecipe) -> SentenceEncoder:
+def train_student(
+    base: Path, vocabulary: Path, examples: Sequence[Example], classes: int, recipe: DistilRecipe
+) -> SentenceEncoder:
     """Train on the examples (all on the training side); `vocabulary` is the student's file of word pieces."""
     torch.manual_seed(recipe.seed)
     rng = Random(recipe.seed)
     pool = _pool(examples, rng)
     texts = sorted({example.text for example in pool})
     taught = dict(zip(texts, torch.from_numpy(teacher_vectors(base, texts)), strict=True))
-    student = from_bert(base, recipe.layers, recipe.vocabulary, recipe.rank)
+    student = from_bert(base, recipe.layers, recipe.vocabulary, recipe.rank, classes)
     tokenizer = read_tokenizer(vocabulary)
     steps = recipe.epochs * -(-len(pool) // recipe.batch)
     optimizer = torch.optim.AdamW(student.parameters(), lr=recipe.learning_rate, weight_decay=0.01)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.classifier import Calibration, Logits, log_odds
+from routing.classifier import Logits, StakesCalibration, log_odds
 from routing.train.data import Example
 
 # A source says something about a false-positive rate of a few per cent from this many texts without stakes; below
@@ -17,13 +17,13 @@ from routing.train.data import Example
 ENOUGH = 200
 
 
-def calibrate(logits: Sequence[Logits], examples: Sequence[Example]) -> Calibration:
+def calibrate(logits: Sequence[Logits], examples: Sequence[Example]) -> StakesCalibration:
     """Platt scaling of the models' log-odds (scikit-learn's logistic regression, weakly regularised)."""
     from sklearn.linear_model import LogisticRegression
 
     odds = np.stack([log_odds(each) for each in logits], axis=1)
     fitted = LogisticRegression(C=10.0).fit(odds, labels(examples) > 0)
-    return Calibration(tuple(map(float, fitted.coef_[0])), float(fitted.intercept_[0]))
+    return StakesCalibration(tuple(map(float, fitted.coef_[0])), float(fitted.intercept_[0]))
 
 
 def choose_threshold(

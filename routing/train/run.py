@@ -15,17 +15,16 @@ from numpy.typing import NDArray
 from routing.bundle import (
     ENCODER,
     VOCABULARY,
-    Manifest,
-    TrainedCalibration,
-    TrainedThresholds,
+    FittedCalibration,
+    RouterManifest,
     load_encoder,
     load_ngrams,
     save_ngrams,
     seal,
 )
-from routing.classifier import CLASSES, Calibration, Classifier, Logits, Model, log_odds
+from routing.classifier import Classifier, Logits, StakesCalibration, TextModel, log_odds
 from routing.features import buckets
-from routing.train.data import Example, digests, load, on
+from routing.train.data import Corpus, Example, digests, load, on
 from routing.train.distil import DistilRecipe, teacher_vectors, train_student, vocabulary_of
 from routing.train.evaluate import (
     ENOUGH,
@@ -45,43 +44,47 @@ FALSE_POSITIVE_RATE = 0.04
 LATENCY_TEXTS = 500
 
 
-def train(data: Path, base: Path, out: Path, recipe: DistilRecipe, hold_out_phrasing: bool, sources: str) -> Manifest:
+def train(
+    data: Path, base: Path, out: Path, recipe: DistilRecipe, hold_out_phrasing: bool, sources: str
+) -> RouterManifest:
     """Train on `data`, starting from the encoder in `base`; write the router's folder `out`."""
-    examples = load(data, hold_out_phrasing)
+    corpus = load(data, hold_out_phrasing)
     out.mkdir(parents=True, exist_ok=True)
     (out / VOCABULARY).write_text("\n".join(vocabulary_of(base)[: recipe.vocabulary]) + "\n", encoding="utf-8")
     _say("n-grams")
-    save_ngrams(out, fit_ngrams(on("train", examples)))
+    save_ngrams(out, fit_ngrams(corpus.on("train")))
     _say("student encoder")
-    student = train_student(base, out / VOCABULARY, on("train", examples), recipe)
+    student = train_student(base, out / VOCABULARY, corpus.on("train"), len(corpus.classes), recipe)
     export_onnx(student, out / ENCODER)
-    return finish(out, data, examples, recipe, hold_out_phrasing, sources)
+    return finish(out, data, corpus, recipe, hold_out_phrasing, sources)
 
 
 def finish(
-    out: Path, data: Path, examples: Sequence[Example], recipe: DistilRecipe, hold_out_phrasing: bool, sources: str
-) -> Manifest:
+    out: Path, data: Path, corpus: Corpus, recipe: DistilRecipe, hold_out_phrasing: bool, sources: str
+) -> RouterManifest:
     """Calibrate and choose the threshold on the validation side, measure on the others, seal the folder."""
     _say("calibration and figures, with the files as they are served")
-    models: tuple[Model, ...] = (load_encoder(out), load_ngrams(out))
-    validation = on("validation", examples)
+    count = len(corpus.classes)
+    models: tuple[TextModel, ...] = (load_encoder(out, count), load_ngrams(out, count))
+    validation = corpus.on("validation")
     calibration = calibrate([_logits(model, validation) for model in models], validation)
     classifier = Classifier(models, calibration)
     threshold = choose_threshold(_stakes(classifier, validation), validation, FALSE_POSITIVE_RATE)
-    manifest = Manifest(
+    manifest = RouterManifest(
         id="winnow-router@1",
         created=datetime.now(UTC).date().isoformat(),
-        thresholds=TrainedThresholds(billing=threshold, fraud=threshold),
+        classes=corpus.classes,
+        thresholds=dict.fromkeys(corpus.classes[1:], threshold),
         calibration=_fitted(calibration, validation),
         recipe={
             **asdict(recipe),
-            "trained_on": len(on("train", examples)),
+            "trained_on": len(corpus.on("train")),
             "hold_out_phrasing": hold_out_phrasing,
             "threshold_rule": f"lowest with a false-positive rate of at most {FALSE_POSITIVE_RATE} on every source "
             f"of the validation side with at least {ENOUGH} texts without stakes",
         },
         data=[{"note": sources}, *digests(data)],
-        figures=_figures(classifier, examples, threshold),
+        figures=_figures(classifier, corpus.examples, threshold),
         files={},
     )
     return seal(out, manifest)
@@ -94,7 +97,7 @@ def compare(data: Path, base: Path, hold_out_phrasing: bool) -> list[dict[str, A
     """
     from scipy.sparse import csr_matrix, hstack
 
-    examples = load(data, hold_out_phrasing)
+    examples = load(data, hold_out_phrasing).examples
     _say("vectors of the whole encoder")
     vectors = csr_matrix(3.0 * teacher_vectors(base, [example.text for example in examples]))
     ngrams = fit_ngrams(on("train", examples))
@@ -130,10 +133,7 @@ def _figures(classifier: Classifier, examples: Sequence[Example], threshold: flo
     figures = _sides(lambda side: _stakes(classifier, [e for e in examples if e.side == side]), examples, threshold)
     by_class = classifier.probabilities([example.text for example in test])
     high = labels(test) > 0
-    right = np.array([CLASSES[1 + column] for column in by_class[high].argmax(axis=1)]) == np.array(
-        [CLASSES[label] for label in labels(test)[high]]
-    )
-    figures["billing_or_fraud_told_apart"] = rate(right)
+    figures["told_apart"] = rate(1 + by_class[high].argmax(axis=1) == labels(test)[high])
     figures["calibration_on_test"] = calibration_error(by_class.sum(axis=1), test)
     if ambiguous:
         figures["ambiguous_sent_to_high_stakes"] = rate(_stakes(classifier, ambiguous) >= threshold)
@@ -154,7 +154,7 @@ def _sides(
     return figures
 
 
-def _logits(model: Model, examples: Sequence[Example]) -> Logits:
+def _logits(model: TextModel, examples: Sequence[Example]) -> Logits:
     return model.logits([example.text for example in examples])
 
 
@@ -162,9 +162,9 @@ def _stakes(classifier: Classifier, examples: Sequence[Example]) -> NDArray[np.f
     return np.asarray(classifier.probabilities([example.text for example in examples]).sum(axis=1))
 
 
-def _fitted(calibration: Calibration, validation: Sequence[Example]) -> TrainedCalibration:
+def _fitted(calibration: StakesCalibration, validation: Sequence[Example]) -> FittedCalibration:
     encoder, ngrams = calibration.slopes
-    return TrainedCalibration(
+    return FittedCalibration(
         slopes=(encoder, ngrams),
         intercept=calibration.intercept,
         labels=len(validation),

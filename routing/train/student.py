@@ -21,9 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from routing.classifier import CLASSES
 from routing.encoder import MAX_TOKENS
-from routing.errors import BadInput
+from routing.errors import BadRoutingInput
 
 EPSILON = 1e-12  # BERT's layer norm
 ONE_LAYER = (
@@ -63,20 +62,22 @@ class Layer(nn.Module):
 
 
 class SentenceEncoder(nn.Module):
-    """Word pieces to a sentence vector (the mean of the states) and to logits of CLASSES."""
+    """Word pieces to a sentence vector (the mean of the states) and to logits of the classes."""
 
-    def __init__(self, vocabulary: int, rank: int, width: int, heads: int, inner: int, layers: int) -> None:
+    def __init__(
+        self, vocabulary: int, rank: int, width: int, heads: int, inner: int, layers: int, classes: int
+    ) -> None:
         super().__init__()
         self.table = nn.Embedding(vocabulary, rank)
         self.up = nn.Linear(rank, width, bias=False)
         self.positions = nn.Embedding(MAX_TOKENS, width)
         self.norm = nn.LayerNorm(width, eps=EPSILON)
         self.layers = nn.ModuleList(Layer(width, heads, inner) for _ in range(layers))
-        self.head = nn.Linear(width, len(CLASSES))
+        self.head = nn.Linear(width, classes)
         self.dropout = nn.Dropout(0.1)
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """ids and mask [B, T] to (logits [B, 3], sentence vectors [B, width])."""
+        """ids and mask [B, T] to (logits [B, classes], sentence vectors [B, width])."""
         embedded = self.up(self.table(ids)) + self.positions.weight[: ids.shape[1]]
         states = self.dropout(self.norm(embedded))
         weights = mask.to(states.dtype)
@@ -88,11 +89,11 @@ class SentenceEncoder(nn.Module):
 
 
 def from_bert(
-    folder: Path, layers: int | None = None, vocabulary: int | None = None, rank: int | None = None
+    folder: Path, layers: int | None = None, vocabulary: int | None = None, rank: int | None = None, classes: int = 2
 ) -> SentenceEncoder:
     """Build from a BERT folder (`config.json`, `model.safetensors`); None keeps all layers, words, the full rank.
 
-    Raises BadInput when the folder holds no BERT of at least that many layers.
+    Raises BadRoutingInput when the folder holds no BERT of at least that many layers.
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -100,12 +101,14 @@ def from_bert(
         table = weights["embeddings.word_embeddings.weight"][:vocabulary].float()
         width, heads, inner = (config[f] for f in ("hidden_size", "num_attention_heads", "intermediate_size"))
         depth = layers or config["num_hidden_layers"]
-        encoder = SentenceEncoder(len(table), min(rank or width, width), width, heads, inner, depth)
+        encoder = SentenceEncoder(len(table), min(rank or width, width), width, heads, inner, depth, classes)
         _copy_embeddings(encoder, weights, table)
         for number, layer in enumerate(encoder.layers):
             _copy_layer(layer, weights, f"encoder.layer.{number}.")
     except (OSError, KeyError, ValueError, SafetensorError) as error:
-        raise BadInput(f"{folder}: not a BERT encoder of {layers or 'any'} layers in safetensors ({error})") from error
+        raise BadRoutingInput(
+            f"{folder}: not a BERT encoder of {layers or 'any'} layers in safetensors ({error})"
+        ) from error
     return encoder
 
 
@@ -132,7 +135,7 @@ def _copy_layer(layer: nn.Module, weights: dict[str, Tensor], prefix: str) -> No
 
 
 def export_onnx(encoder: SentenceEncoder, path: Path) -> None:
-    """Write ids [1, T] to logits [1, 3] as an ONNX graph: int8 weights by channel, activations by input."""
+    """Write ids [1, T] to logits [1, classes] as an ONNX graph: int8 weights by channel, activations by input."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with TemporaryDirectory() as folder, warnings.catch_warnings():

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from reward_model.stopping import StoppingRule
+from routing.routes import Route
 from service.errors import InvalidRequest
 from service.identity import Identity
 from service.request.schemas import ChatRequest
-from service.settings import RouteName, RouteSettings
+from service.settings import RouteSettings
 
 Strategy = Literal["best_of_n", "greedy"]
 
@@ -20,7 +21,7 @@ Strategy = Literal["best_of_n", "greedy"]
 class Plan:
     """A request as it will be carried out."""
 
-    route: RouteName
+    route: Route
     route_probability: float
     settings: RouteSettings
     strategy: Strategy
@@ -59,7 +60,7 @@ def candidate_seed(seed: int, index: int) -> int:
 
 
 def make_plan(
-    request: ChatRequest, identity: Identity, route: RouteName, probability: float, settings: RouteSettings
+    request: ChatRequest, identity: Identity, route: Route, probability: float, settings: RouteSettings
 ) -> Plan:
     """Combine route and request; InvalidRequest names the bound that a wish is beyond."""
     wish = request.rerank

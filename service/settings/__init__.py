@@ -2,14 +2,13 @@
 
 from service.settings.gateway import Settings, load_settings
 from service.settings.policy import PolicySettings
-from service.settings.routes import PROFILES, Profile, RouteName, RouteSettings
+from service.settings.routes import PROFILES, Profile, RouteSettings
 from service.settings.store import StoreSettings, state_folder
 
 __all__ = [
     "PROFILES",
     "PolicySettings",
     "Profile",
-    "RouteName",
     "RouteSettings",
     "Settings",
     "StoreSettings",

@@ -14,10 +14,11 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from routing.rules import RouterSettings
+from routing.routes import Route
+from routing.settings import RouterSettings
 from service.errors import SetupError
 from service.settings.policy import PolicySettings
-from service.settings.routes import PROFILES, Profile, RouteName, RouteSettings
+from service.settings.routes import PROFILES, Profile, RouteSettings
 from service.settings.store import StoreSettings
 
 
@@ -47,7 +48,7 @@ class Settings(BaseSettings):
     remembered_responses: int = Field(10_000, ge=0, description="Responses kept for lookup by id, in memory.")
     store: StoreSettings = Field(default_factory=StoreSettings, description="What is remembered (table below).")
     router: RouterSettings = Field(default_factory=RouterSettings, description="Thresholds and rules of routing.")
-    routes: dict[RouteName, RouteSettings] = Field(
+    routes: dict[Route, RouteSettings] = Field(
         default_factory=dict, validate_default=True, description="What is done on each route (table below)."
     )
 

@@ -7,9 +7,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reward_model.stopping import ExpectedGain, StoppingRule, Waves
+from routing.routes import Route
 from routing.rules import TextRule, need_names
 
-RouteName = Literal["billing", "fraud", "default"]
 Profile = Literal["standard", "demo"]
 
 # A ticket's reason holds it.
@@ -100,7 +100,7 @@ _DEFAULT: dict[str, Any] = {
     "on_fallback": "send",
     "max_tokens": 512,
 }
-PROFILES: dict[Profile, dict[RouteName, dict[str, Any]]] = {
+PROFILES: dict[Profile, dict[Route, dict[str, Any]]] = {
     "standard": {"billing": {}, "fraud": {}, "default": _DEFAULT},
     "demo": {"billing": _SEND, "fraud": _SEND, "default": _DEFAULT},
 }

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from routing.classifier import Calibration, Classifier, Logits, log_odds
+from routing.classifier import Classifier, Logits, StakesCalibration, log_odds
 from routing.features import buckets
 from routing.train.data import authored
 from routing.train.ngrams import fit_ngrams, matrix
@@ -28,13 +28,13 @@ class Fixed:
 def test_probabilities_by_hand() -> None:
     # Log-odds: ln(e^0 + e^ln3) - 0 = ln 4, and ln(1 + 1) - 0 = ln 2; score = 2 ln 4 + 1 ln 2 - ln 32 = 0.
     models = (Fixed(0.0, 0.0, math.log(3)), Fixed(0.0, 0.0, 0.0))
-    classifier = Classifier(models, Calibration((2.0, 1.0), -math.log(32)))
+    classifier = Classifier(models, StakesCalibration((2.0, 1.0), -math.log(32)))
     # P(high stakes) = 1/2, shared 1 : 3 between billing and fraud.
     np.testing.assert_allclose(classifier.probabilities(["x"]), [[0.125, 0.375]], rtol=1e-12)
 
 
 def test_nothing_in_nothing_out() -> None:
-    assert Classifier((Fixed(0, 0, 0),), Calibration((1.0,), 0.0)).probabilities([]).shape == (0, 2)
+    assert Classifier((Fixed(0, 0, 0),), StakesCalibration((1.0,), 0.0)).probabilities([]).shape == (0, 2)
 
 
 def test_log_odds_by_hand() -> None:
@@ -42,7 +42,7 @@ def test_log_odds_by_hand() -> None:
 
 
 def test_extreme_scores_stay_probabilities() -> None:
-    calm, sure = Calibration((1.0,), 0.0).probability(np.array([[-1e9], [1e9]]))
+    calm, sure = StakesCalibration((1.0,), 0.0).probability(np.array([[-1e9], [1e9]]))
     assert 0 <= calm < 1e-20
     assert sure == pytest.approx(1.0)
 

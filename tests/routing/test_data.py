@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from routing.errors import BadInput
+from routing.errors import BadRoutingInput
 from routing.train.data import authored, load, on
 
 
@@ -17,7 +17,7 @@ def row(text: str, route: str = "other") -> dict[str, str]:
 
 
 def public(folder: Path, hold_out: bool = False) -> list[tuple[str, str, int]]:
-    return [(e.text, e.side, e.label) for e in load(folder, hold_out) if e.source != "authored"]
+    return [(e.text, e.side, e.label) for e in load(folder, hold_out).examples if e.source != "authored"]
 
 
 def test_labels_and_sources(write_jsonl: Callable[[str, list[object]], Path]) -> None:
@@ -28,7 +28,7 @@ def test_labels_and_sources(write_jsonl: Callable[[str, list[object]], Path]) ->
         row("hm", "ambiguous"),
     ]
     folder = write_jsonl("data/shop_sample.jsonl.gz", rows).parent
-    examples = [example for example in load(folder) if example.source != "authored"]
+    examples = [example for example in load(folder).examples if example.source != "authored"]
     assert [(e.label, e.source) for e in examples] == [(1, "shop"), (2, "shop"), (0, "shop"), (-1, "shop")]
     assert examples[-1].side == "ambiguous"
 
@@ -70,18 +70,18 @@ def test_authored_texts_differ_and_are_many() -> None:
 
 def test_phrasing_held_out_is_not_in_training(write_jsonl: Callable[[str, list[object]], Path]) -> None:
     folder = write_jsonl("data/x_all.jsonl", [row("something")]).parent
-    for example in load(folder, hold_out_phrasing=True):
+    for example in load(folder, hold_out_phrasing=True).examples:
         spoken = example.domain == "insurer" or "transcript" in example.style
         assert (example.side == "unseen") == spoken
 
 
-@pytest.mark.parametrize("bad", [{"text": "x"}, {"text": 3, "route": "fraud"}, {"text": "x", "route": "spam"}])
+@pytest.mark.parametrize("bad", [{"text": "x"}, {"text": 3, "route": "fraud"}, {"text": "x", "route": "Spam!"}])
 def test_bad_rows_name_their_line(write_jsonl: Callable[[str, list[object]], Path], bad: object) -> None:
     folder = write_jsonl("data/x.jsonl", [row("fine"), bad]).parent
-    with pytest.raises(BadInput, match=r"x\.jsonl, line 2: expected a `text` and a `route`"):
+    with pytest.raises(BadRoutingInput, match=r"x\.jsonl, line 2: expected a `text` and a `route`"):
         load(folder)
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="to train on"):
+    with pytest.raises(BadRoutingInput, match="to train on"):
         load(tmp_path)

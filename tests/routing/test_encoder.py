@@ -11,7 +11,7 @@ from transformers import BertModel, BertTokenizerFast
 
 from routing.bundle import BUNDLED, VOCABULARY
 from routing.encoder import MAX_TOKENS, EncoderModel, read_tokenizer
-from routing.errors import BadInput
+from routing.errors import BadRoutingInput
 from routing.train.distil import teacher_vectors
 from routing.train.student import export_onnx, from_bert
 
@@ -31,7 +31,7 @@ def test_every_layer_at_full_rank_is_the_encoder_itself(tiny_bert: Path) -> None
 
 
 def test_the_int8_graph_is_near_the_network_it_was_made_from(tiny_bert: Path, tmp_path: Path) -> None:
-    student = from_bert(tiny_bert, layers=1, vocabulary=60, rank=16).eval()
+    student = from_bert(tiny_bert, layers=1, vocabulary=60, rank=16, classes=3).eval()
     vocabulary = tmp_path / "vocab.txt"
     vocabulary.write_text("\n".join((tiny_bert / "vocab.txt").read_text().splitlines()[:60]) + "\n")
     export_onnx(student, tmp_path / "encoder.onnx")
@@ -63,5 +63,5 @@ def test_teacher_vectors_keep_the_order_of_the_texts(tiny_bert: Path) -> None:
 
 
 def test_a_folder_without_an_encoder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="not a BERT encoder of 4 layers"):
+    with pytest.raises(BadRoutingInput, match="not a BERT encoder of 4 layers"):
         from_bert(tmp_path, layers=4)

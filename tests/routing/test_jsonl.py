@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from routing.errors import BadInput
+from routing.errors import BadRoutingInput
 from routing.jsonl import read_jsonl
 
 
@@ -29,14 +29,14 @@ def test_plain_and_compressed(write_jsonl: Callable[[str, list[object]], Path]) 
 def test_bad_lines(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_bytes(content)
-    with pytest.raises(BadInput, match=message) as caught:
+    with pytest.raises(BadRoutingInput, match=message) as caught:
         list(read_jsonl(str(path)))
     assert str(path) in str(caught.value)
 
 
 def test_a_file_that_is_not_gzip_or_not_there(tmp_path: Path) -> None:
     (tmp_path / "x.gz").write_bytes(b"plain")
-    with pytest.raises(BadInput, match="damaged"):
+    with pytest.raises(BadRoutingInput, match="damaged"):
         list(read_jsonl(str(tmp_path / "x.gz")))
-    with pytest.raises(BadInput, match="No such file"):
+    with pytest.raises(BadRoutingInput, match="No such file"):
         list(read_jsonl(str(tmp_path / "none.jsonl")))

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from routing.bundle import BUNDLED, read_manifest
-from routing.classifier import Calibration, Classifier, Logits
+from routing.classifier import Classifier, Logits, StakesCalibration
+from routing.errors import BadRoutingInput
 from routing.router import RouteDecision, Router
-from routing.rules import RouterSettings
+from routing.settings import RouterSettings
 
 BILLING = [
     "Hi, you've debited my account two times for the same invoice.",
@@ -43,7 +44,7 @@ def test_high_stakes_are_seen(router: Router, text: str) -> None:
     decision = router.route(text)
     assert decision.high_stakes
     assert decision.route == ("billing" if text in BILLING else "fraud")
-    assert decision.probability >= read_manifest(BUNDLED).thresholds.billing
+    assert decision.probability >= read_manifest(BUNDLED).thresholds["billing"]
     assert decision.rule is None
 
 
@@ -95,6 +96,26 @@ def test_many_are_answered_as_one_by_one(router: Router) -> None:
         assert (decision.route, decision.probability) == (alone.route, pytest.approx(alone.probability, rel=1e-9))
 
 
+def test_the_routes_that_a_decision_can_name() -> None:
+    router = fixed_router(rules=[{"name": "r", "route": "returns-eu_2", "keywords": ["parcel"]}])
+    assert router.routes == {"default", "billing", "fraud", "returns-eu_2"}
+    assert router.route("-9 -9").route == "default"
+
+
+def test_a_rule_or_a_class_without_its_route_is_refused() -> None:
+    router = fixed_router(rules=[{"name": "parcels", "route": "returns", "keywords": ["parcel"]}])
+    router.need_routes({"default", "billing", "fraud", "returns"})
+    with pytest.raises(BadRoutingInput, match=r"rule 'parcels': no route 'returns'; add \[routes.returns\]"):
+        router.need_routes({"default", "billing", "fraud"})
+    with pytest.raises(BadRoutingInput, match=r"winnow-router@1 has the class 'fraud'.*\[routes.fraud\]"):
+        router.need_routes({"default", "billing", "returns"})
+
+
+def test_a_threshold_of_no_class_is_refused() -> None:
+    with pytest.raises(BadRoutingInput, match=r"router.thresholds.returns: .* has billing, fraud"):
+        fixed_router(thresholds={"returns": 0.5})
+
+
 class Fixed:
     """A model whose logits are the numbers that the text is made of."""
 
@@ -103,7 +124,7 @@ class Fixed:
 
 
 def fixed_router(**settings: Any) -> Router:
-    classifier = Classifier((Fixed(),), Calibration((1.0,), 0.0))
+    classifier = Classifier((Fixed(),), StakesCalibration((1.0,), 0.0))
     manifest = read_manifest(BUNDLED)
     return Router(classifier, manifest, RouterSettings.model_validate(settings))
 

@@ -7,7 +7,8 @@ import time
 import pytest
 from pydantic import ValidationError
 
-from routing.rules import RouterSettings, Rule, first_match
+from routing.rules import Rule, first_match
+from routing.settings import RouterSettings
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,80 @@ def test_a_keyword_is_never_part_of_a_longer_word_of_any_script() -> None:
     assert not rule.matches("verspätete")
 
 
+REFUND = Rule(name="refund-zh", route="billing", keywords=("退款", "返金", "c++", "§ 75"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("退款", True),
+        ("请问怎么申请退款呢", True),
+        ("返金してください", True),
+        ("I write C++.", True),
+        ("My claim under § 75, please", True),
+        ("c++x", False),
+        ("§75", True),
+        ("gemäß §\u00a075 BGB", True),
+        ("§ 751", False),
+        ("退\u200b款", True),
+        ("（Ｃ＋＋）", True),
+        ("使用c++的人", True),
+    ],
+)
+def test_scripts_without_spaces_and_symbols(text: str, expected: bool) -> None:
+    assert REFUND.matches(text) is expected
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text", "expected"),
+    [
+        ("คืนเงิน", "ฉันต้องการคืนเงินด่วน", True),
+        ("エラー", "支払いエラーが出る", True),
+        ("ｶｰﾄﾞ", "私のカードは", True),
+        # Korean: particles follow, but a syllable in front makes another word ("복사기" is a copier).
+        ("환불", "환불을 원해요", True),
+        ("사기", "복사기가 고장", False),
+        ("환불", "VISA환불", True),
+        # Latin words beside scripts without spaces or particles.
+        ("refund", "请refund我", True),
+        ("refund", "refund를 주세요", True),
+        ("refund", "REFUND!", True),
+        ("refund", "the refund's late", True),
+        ("refund", "re-refund", True),
+        ("refund", "refundable", False),
+        ("refund", "refund2day", False),
+        ("refund", "refund\u0301", True),
+        # German compounds are one word.
+        ("Rechnung", "die Stromrechnung", False),
+        ("Rechnung", "Rechnungsnummer", False),
+        ("straße", "STRASSE", True),
+        ("über", "uber", False),
+        ("uber", "über", False),
+        ("don't pay", "I don’t  pay", True),
+        ("sign-up", "Sign‑up", True),
+        ("💳", "lost💳today", True),
+        ("☎️", "☎ me", True),
+        ("कर", "करें", False),
+        ("कर", "यह कर है", True),
+        # Spellings that hide a word.
+        ("chargeback", "I want a сhаrgebаck", True),
+        ("chargeback", "c h a r g e b a c k now", True),
+        ("chargeback", "CH4RGEB4CK", True),
+        ("chargeback", "ｃｈａｒｇｅｂａｃｋ", True),
+        ("chargeback", "charge\u00adback", True),
+    ],
+)
+def test_keywords_by_script_and_spelling(keyword: str, text: str, expected: bool) -> None:
+    assert Rule(name="r", route="fraud", keywords=(keyword,)).matches(text) is expected
+
+
+def test_patterns_read_the_text_as_written_and_folded() -> None:
+    rule = Rule(name="r", route="fraud", pattern=r"\bFR-\d{6}\b")
+    assert rule.matches("case fr-123456 here")
+    assert rule.matches("ＦＲ－１２３４５６")
+    assert not rule.matches("FR-1234567")
+
+
 def test_the_first_rule_in_order_decides_over_all_texts() -> None:
     first = Rule(name="first", route="default", keywords=("tea",))
     second = Rule(name="second", route="fraud", keywords=("scam",))
@@ -51,7 +126,9 @@ def test_the_first_rule_in_order_decides_over_all_texts() -> None:
         ({"pattern": "x{1001}"}, "invalid repetition size"),
         ({}, "needs keywords or a pattern"),
         ({"keywords": ("  ",)}, "at least 1 character"),
-        ({"keywords": ("x",), "route": "other"}, "'billing', 'fraud' or 'default'"),
+        ({"keywords": ("x",), "route": "No such name"}, "String should match pattern"),
+        ({"keywords": ("x",), "route": "a" * 33}, "String should match pattern"),
+        ({"keywords": ("\u200b\u00ad",)}, "has no visible character"),
         ({"keywords": ("x",), "probability": 1}, "Extra inputs"),
     ],
 )

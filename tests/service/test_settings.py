@@ -47,7 +47,7 @@ def test_the_command_line_beats_the_environment_beats_the_file(tmp_path: Path) -
         ("port = 99999", "port"),
         ("[routes.billing]\nn = 0", "routes.billing.n"),
         ("[routes.billing]\nn = 20", "max_n"),
-        ("[routes.gardening]\nn = 2", "gardening"),
+        ('[routes."My garden"]\nn = 2', "My garden"),
         ('[routes.billing]\npolicy = "other"', "no policy goes by the name 'other'"),
         ("[routes.billing]\nreview_threshold = 0.9", "review_threshold"),
         ('[[router.rules]]\nname = "r"\nroute = "fraud"\npattern = "("', "rule 'r'"),
