@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from reward_model.serving.settings import ScorerSettings
-from routing.rules import RouterSettings
+from routing.settings import RouterSettings
 from service.settings import PolicySettings, RouteSettings, Settings, StoreSettings
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
