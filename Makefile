@@ -59,7 +59,7 @@ orm: install  ## Retrain the bundled reward model from DATA=FOLDER and write its
 # Each measurement is written whole or not at all. The machine must do nothing else for about an hour and a half.
 BENCH := docs/reports/bench
 MEASURE = $(BIN)/winnow bench $(1) > $(BENCH)/$(2).part && mv $(BENCH)/$(2).part $(BENCH)/$(2).json
-bench: install  ## Measure beside the peers and write the tables and plots of docs/performance.md
+bench: install  ## Measure beside the peers and write the tables and plots of docs/explanation/performance.md
 	$(call MEASURE,gateway,gateway)
 	rm -rf runs/export && $(BIN)/winnow models export winnow-orm runs/export --last-token
 	$(call MEASURE,scoring runs/export --rounds 12,scoring)
@@ -72,7 +72,7 @@ bench: install  ## Measure beside the peers and write the tables and plots of do
 	$(BIN)/python packaging/performance_page.py
 NO_PEERS := --without its_hub --without optillm --without "vLLM + transformers"
 
-performance: install  ## Write the tables and plots of docs/performance.md from what was measured last
+performance: install  ## Write the tables and plots of docs/explanation/performance.md from what was measured last
 	$(BIN)/python packaging/performance_page.py
 
 check: install  ## Lint, types, the import graph, and the documents' generated parts
@@ -83,7 +83,7 @@ check: install  ## Lint, types, the import graph, and the documents' generated p
 	$(BIN)/python packaging/settings_page.py --check
 	$(BIN)/python packaging/performance_page.py --check
 
-settings: install  ## Write docs/settings.md from the settings classes
+settings: install  ## Write docs/reference/settings.md from the settings classes
 	$(BIN)/python packaging/settings_page.py
 
 format: install  ## Format and fix what can be fixed

@@ -1,4 +1,4 @@
-"""Writes the tables and plots of docs/performance.md from what `make bench` measured.
+"""Writes the tables and plots of docs/explanation/performance.md from what `make bench` measured.
 
 `--check` only says whether the tables are current.
 """
@@ -164,7 +164,7 @@ def _read(name: str) -> Any:
 
 
 if __name__ == "__main__":
-    page = DOCS / "performance.md"
+    page = DOCS / "explanation" / "performance.md"
     wanted = current(page.read_text())
     if "--check" in sys.argv:
         sys.exit(None if wanted == page.read_text() else f"{page}: its tables are old; run `make performance`")

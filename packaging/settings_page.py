@@ -1,4 +1,4 @@
-"""Writes docs/settings.md from the settings classes; `--check` only says whether it is current."""
+"""Writes docs/reference/settings.md from the settings classes; `--check` only says whether it is current."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reward_model.serving.settings import ScorerSettings
 from routing.settings import RouterSettings
 from service.settings import PolicySettings, RouteSettings, Settings, StoreSettings
 
-PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "settings.md"
 
 INTRODUCTION = """# Settings
 

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from typing import Literal
 
-# By what a reply is judged (docs/annotation.md).
+# By what a reply is judged (docs/explanation/annotation.md).
 Dimension = Literal["helpfulness", "honesty", "harmlessness", "brevity", "policy_clarity"]

@@ -1,4 +1,4 @@
-"""Every setting of the gateway, once, with its description; docs/settings.md is generated from here."""
+"""Every setting of the gateway, once, with its description; docs/reference/settings.md is generated from here."""
 
 from service.settings.gateway import Settings, load_settings
 from service.settings.policy import PolicySettings

@@ -63,6 +63,6 @@ def test_settings_that_are_shown_are_read(document: str, body: str, tmp_path: Pa
 def test_the_settings_page_is_current_and_describes_every_setting() -> None:
     done = subprocess.run([sys.executable, ROOT / "packaging" / "settings_page.py", "--check"], check=False)
     assert done.returncode == 0, "run `make settings`"
-    page = (ROOT / "docs" / "settings.md").read_text()
+    page = (ROOT / "docs" / "reference" / "settings.md").read_text()
     assert all(f"`WINNOW_{name.upper()}`" in page for name in Settings.model_fields)
     assert "None |" not in page.replace("`None` |", "")

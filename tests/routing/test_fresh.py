@@ -1,7 +1,7 @@
 """The bundled router on texts written after the training texts and used for nothing else.
 
 98 texts: insurers, banks and others, half of them in spoken style, with questions near the border. A floor, not a
-figure: the figures with their intervals are in docs/router.md.
+figure: the figures with their intervals are in docs/explanation/router.md.
 """
 
 from __future__ import annotations
