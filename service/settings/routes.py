@@ -50,7 +50,7 @@ class RouteSettings(BaseModel):
         None, gt=0, description="Standard deviation among an ensemble's scores above which a person is asked."
     )
     red_flags: tuple[TextRule, ...] = Field(
-        (), description="Keywords and patterns in question or reply that send an answer to a person (docs/explanation/store.md)."
+        (), description="Keywords and patterns in question or reply that send an answer to a person."
     )
     review_share: float = Field(
         1.0, ge=0, le=1, description="Share of review decisions that a person sees where `on_review` sends them anyway."

@@ -30,7 +30,7 @@ class StoreSettings(BaseModel):
     )
     prompts: bool = Field(True, description="Keep what was asked, redacted.")
     texts: bool = Field(True, description="Keep candidates' texts, redacted.")
-    webhook_url: str | None = Field(None, description="Told of reviews that are opened and decided (docs/explanation/store.md).")
+    webhook_url: str | None = Field(None, description="Told of reviews that are opened and decided.")
     webhook_secret: str = Field("", description="Signs what it is told; wanted with `webhook_url`.")
     days: float | None = Field(90, gt=0, description="Delete answers that are older; `null`: never.")
     waiting: int = Field(10_000, ge=1, description="Answers that may wait to be written; more are dropped and counted.")

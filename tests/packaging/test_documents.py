@@ -15,9 +15,9 @@ from service.cli import COMMANDS, load
 from service.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCKS = [
-    (document.name, language, body)
+    (document.relative_to(ROOT).as_posix(), language, body)
     for document in DOCUMENTS
     for language, body in re.findall(r"```(\w+)\n(.*?)```", document.read_text(), flags=re.DOTALL)
 ]
@@ -60,9 +60,36 @@ def test_settings_that_are_shown_are_read(document: str, body: str, tmp_path: Pa
     load_settings(tmp_path / "winnow.toml")
 
 
-def test_the_settings_page_is_current_and_describes_every_setting() -> None:
-    done = subprocess.run([sys.executable, ROOT / "packaging" / "settings_page.py", "--check"], check=False)
-    assert done.returncode == 0, "run `make settings`"
-    page = (ROOT / "docs" / "reference" / "settings.md").read_text()
-    assert all(f"`WINNOW_{name.upper()}`" in page for name in Settings.model_fields)
-    assert "None |" not in page.replace("`None` |", "")
+def test_generated_pages_are_current() -> None:
+    script = ROOT / "packaging" / "reference_pages.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+REFERENCE = ROOT / "docs" / "reference"
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_the_reference_has_every_setting(name: str) -> None:
+    assert f"`WINNOW_{name.upper()}`" in (REFERENCE / "settings.md").read_text()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_reference_has_every_command(name: str) -> None:
+    assert f"\n## winnow {name}\n" in (REFERENCE / "cli.md").read_text()
+
+
+def test_every_file_that_is_mentioned_exists() -> None:
+    """In code spans and links of documents, and in comments and messages of the code."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    texts = [name for name in tracked if name.endswith((".py", ".md", ".toml", ".yaml", ".yml", "Makefile"))]
+    missing = [
+        (name, mention)
+        for name in texts
+        if (ROOT / name).is_file() and name != "CHANGELOG.md"
+        for mention in re.findall(r"(?<![\w/.-])docs/[\w/-]+\.(?:md|html|json|svg)\b", (ROOT / name).read_text())
+        if not (ROOT / mention).is_file()
+    ]
+    assert not missing
