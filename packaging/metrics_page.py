@@ -20,7 +20,8 @@ def page() -> str:
     """The page."""
     registry = CollectorRegistry()
     metrics = Metrics(registry)
-    labels = {value._name: value._labelnames for value in vars(metrics).values() if hasattr(value, "_labelnames")}
+    groups = [vars(group) for name, group in vars(metrics).items() if name != "registry"]
+    labels = {metric._name: metric._labelnames for group in groups for metric in group.values()}
     rows = [INTRODUCTION]
     for family in sorted(registry.collect(), key=lambda family: family.name):
         name = f"{family.name}_total" if family.type == "counter" else family.name

@@ -117,11 +117,11 @@ def _state(
 ) -> AppState:
     admission = Admission(settings.max_inflight, settings.requests_per_minute)
     recent = RecentResponses(settings.remembered_responses)
-    metrics.models.labels("gateway", version("winnow-rerank")).set(1)
+    metrics.upstream.models.labels("gateway", version("winnow-rerank")).set(1)
     for name in policies:
-        metrics.models.labels("policy", settings.policy(name).model).set(1)
+        metrics.upstream.models.labels("policy", settings.policy(name).model).set(1)
     if isinstance(router, Router):
-        metrics.models.labels("router", router.manifest.id).set(1)
+        metrics.upstream.models.labels("router", router.manifest.id).set(1)
     pipeline = Pipeline(settings, policies, scorer, router, metrics, admission, recent, history)
     readiness = Readiness({"scorer": scorer, **{f"policy:{name}": policy for name, policy in policies.items()}})
     engine = history.engine if history else None
@@ -130,7 +130,7 @@ def _state(
 
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    request.app.state.winnow.metrics.errors.labels(error.code or error.type).inc()
+    request.app.state.winnow.metrics.request.errors.labels(error.code or error.type).inc()
     headers = {} if error.retry_after is None else {"retry-after": str(max(1, round(error.retry_after)))}
     return _json(error.status, error, headers)
 

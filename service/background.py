@@ -41,7 +41,7 @@ class Background:
                 log.error("the background task %s ended by itself; restarting it in %g s", name, pause)
             except Exception:
                 log.exception("the background task %s failed; restarting it in %g s", name, pause)
-            self._metrics.background_failures.labels(name).inc()
+            self._metrics.background.failures.labels(name).inc()
             self.down.add(name)
             await asyncio.sleep(pause)
             self.down.discard(name)

@@ -3,64 +3,79 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-Stage = Literal["route", "first_token", "sampling", "scoring", "scoring_tail", "total"]
+from service.tracing import Attributes, Span, span
+
+Stage = Literal[
+    "admission", "route", "first_token", "sampling", "scoring", "scoring_tail", "decide", "respond", "store", "total"
+]
+Upstream = Literal["policy", "scorer"]
 
 # Edges at the budgets: 120 ms for scoring, whole seconds for sampling.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.08, 0.12, 0.2, 0.35, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
 _SCORES = (-10, -5, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 5, 10)
 _SHARES = tuple(round(0.05 * step, 2) for step in range(1, 21))
 _RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5)
+# The label of a request that ended before it had a route, a model or a decision.
+_NONE = "none"
 
 
-class Metrics:
-    """The gateway's metrics; one instance for each app."""
+class CountedCandidate(Protocol):
+    """What is counted of a candidate."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    score: float | None
+    probability: float | None
+    stopped: bool
+
+    @property
+    def finished(self) -> bool:
+        """Whether the policy ended it."""
+
+
+class TokensSpent(NamedTuple):
+    """Tokens of one request: its prompt once, and the completions of all its candidates."""
+
+    prompt: int
+    completion: int
+
+
+def tokens_spent(candidates: Sequence[CountedCandidate]) -> TokensSpent:
+    """What a request cost so far; candidates share the prompt."""
+    prompt = max((candidate.prompt_tokens for candidate in candidates), default=0)
+    return TokensSpent(prompt, sum(candidate.completion_tokens for candidate in candidates))
+
+
+class RequestMetrics:
+    """Chat requests: how many, how they ended, how long they took, what they cost."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.registry = registry
-        self.requests = Counter("winnow_requests", "Answered chat requests.", ["route", "decision"], registry=registry)
-        self.errors = Counter("winnow_request_errors", "Requests that got an error.", ["code"], registry=registry)
+        self.total = Counter(
+            "winnow_requests",
+            "Chat requests by route, policy model, decision and HTTP status; 499: the client left.",
+            ["route", "model", "decision", "status"],
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            "winnow_request_seconds",
+            "Duration of chat requests, failed ones included.",
+            ["route", "model", "status"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.errors = Counter(
+            "winnow_request_errors", "Requests that ended in an error, by its code.", ["code"], registry=registry
+        )
         self.degraded = Counter(
-            "winnow_degraded_requests",
-            "Answers that were less than they could be.",
-            ["reason"],
-            registry=registry,
+            "winnow_degraded_requests", "Degraded answers, by the reason.", ["route", "reason"], registry=registry
         )
-        self.history_waiting = Gauge(
-            "winnow_history_waiting_requests", "Answers that wait to be written to the store.", registry=registry
-        )
-        self.history_dropped = Counter(
-            "winnow_history_dropped_requests", "Answers that the store never got.", registry=registry
-        )
-        self.history_failures = Counter(
-            "winnow_history_write_failures", "Failed tries to write to the store.", registry=registry
-        )
-        self.reviews_open = Gauge("winnow_open_review_requests", "Tickets that wait for a person.", registry=registry)
-        self.review_oldest = Gauge(
-            "winnow_review_oldest_seconds", "Age of the oldest ticket that waits.", registry=registry
-        )
-        self.webhook_failures = Counter(
-            "winnow_webhook_failures", "Tries to tell another system of a review that failed.", registry=registry
-        )
-        self.background_failures = Counter(
-            "winnow_background_failures",
-            "Background tasks that failed and were restarted.",
-            ["task"],
-            registry=registry,
-        )
-        self.audit_agreement = Gauge(
-            "winnow_audit_agreement_ratio",
-            "How often people prefer what the reward model prefers, in the newest audit with labels.",
-            ["audit"],
-            registry=registry,
-        )
-        self.audit_labels = Gauge("winnow_audit_labels", "Labels of that audit.", ["audit"], registry=registry)
-        self.inflight = Gauge("winnow_inflight_requests", "Requests at work now.", registry=registry)
+        self.inflight = Gauge("winnow_inflight_requests", "Requests in progress.", registry=registry)
         self.stage = Histogram(
             "winnow_stage_seconds",
             "Time in each stage of a request.",
@@ -68,32 +83,32 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self.candidates = Counter(
+        self.tokens = Counter(
+            "winnow_tokens",
+            "Tokens of all requests, failed and cancelled ones included: prompts once, every candidate's completion.",
+            ["route", "model", "kind"],
+            registry=registry,
+        )
+
+
+class CandidateMetrics:
+    """Candidates, their scores, and how the winner stands among them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.states = Counter(
             "winnow_candidates",
             "Candidates requested, completed, scored, stopped.",
             ["route", "state"],
             registry=registry,
         )
-        self.tokens = Counter(
-            "winnow_tokens",
-            "Tokens spent: prompts once, all candidates' completions.",
-            ["kind"],
-            registry=registry,
-        )
         self.score = Histogram(
-            "winnow_candidate_score",
-            "Raw score of each scored candidate.",
-            buckets=_SCORES,
-            registry=registry,
+            "winnow_candidate_score", "Raw score of each scored candidate.", buckets=_SCORES, registry=registry
         )
         self.winner_score = Histogram(
             "winnow_winner_score", "Raw score of the winner.", buckets=_SCORES, registry=registry
         )
         self.probability = Histogram(
-            "winnow_winner_probability",
-            "Calibrated probability of the winner.",
-            buckets=_SHARES,
-            registry=registry,
+            "winnow_winner_probability", "Calibrated probability of the winner.", buckets=_SHARES, registry=registry
         )
         self.uplift = Histogram(
             "winnow_winner_uplift_score",
@@ -103,12 +118,21 @@ class Metrics:
         )
         self.length_ratio = Histogram(
             "winnow_winner_length_ratio",
-            "Completion tokens of the winner over the mean of its pool.",
+            "Completion tokens of the winner over the mean of the scored candidates.",
             buckets=_RATIOS,
             registry=registry,
         )
-        self.upstream_errors = Counter(
-            "winnow_upstream_errors", "Failed calls of policy and scorer.", ["upstream"], registry=registry
+
+
+class UpstreamMetrics:
+    """Policies and the scorer: failed calls, and the models in use."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.errors = Counter(
+            "winnow_upstream_errors",
+            "Failed calls of policies and the scorer, by the error's code.",
+            ["upstream", "kind"],
+            registry=registry,
         )
         self.models = Gauge(
             "winnow_model_info",
@@ -117,16 +141,137 @@ class Metrics:
             registry=registry,
         )
 
+
+class HistoryMetrics:
+    """Writing answers to the store."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.waiting = Gauge(
+            "winnow_history_waiting_requests", "Answers waiting to be written to the store.", registry=registry
+        )
+        self.dropped = Counter(
+            "winnow_history_dropped_requests", "Answers that were never written to the store.", registry=registry
+        )
+        self.failures = Counter("winnow_history_write_failures", "Failed writes to the store.", registry=registry)
+
+
+class ReviewMetrics:
+    """The queue of reviews and its webhook."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.open = Gauge("winnow_open_review_requests", "Tickets waiting for a reviewer.", registry=registry)
+        self.oldest = Gauge("winnow_review_oldest_seconds", "Age of the oldest waiting ticket.", registry=registry)
+        self.webhook_failures = Counter(
+            "winnow_webhook_failures", "Failed deliveries of review events.", registry=registry
+        )
+
+
+class AuditMetrics:
+    """What the newest audit with labels says."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.agreement = Gauge(
+            "winnow_audit_agreement_ratio",
+            "How often annotators prefer what the reward model prefers, in the newest audit with labels.",
+            ["audit"],
+            registry=registry,
+        )
+        self.labels = Gauge("winnow_audit_labels", "Labels of that audit.", ["audit"], registry=registry)
+
+
+class BackgroundMetrics:
+    """The tasks beside the requests."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.failures = Counter(
+            "winnow_background_failures",
+            "Background tasks that failed and were restarted.",
+            ["task"],
+            registry=registry,
+        )
+
+
+class Metrics:
+    """The gateway's metrics by concern; one instance for each app."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.request = RequestMetrics(registry)
+        self.candidate = CandidateMetrics(registry)
+        self.upstream = UpstreamMetrics(registry)
+        self.history = HistoryMetrics(registry)
+        self.review = ReviewMetrics(registry)
+        self.audit = AuditMetrics(registry)
+        self.background = BackgroundMetrics(registry)
+
     @contextmanager
-    def timed(self, stage: Stage, timings_ms: dict[str, float]) -> Iterator[None]:
-        """Measure a stage into its histogram and into a request's `timings_ms`."""
+    def stage(
+        self, name: Stage, timings_ms: dict[str, float] | None = None, attributes: Attributes | None = None
+    ) -> Iterator[Span]:
+        """Time a stage into its histogram and a request's `timings_ms`, within a span of the same name."""
         began = time.perf_counter()
         try:
-            yield
+            with span(name, attributes) as current:
+                yield current
         finally:
-            self.observe(stage, time.perf_counter() - began, timings_ms)
+            self.observe(name, time.perf_counter() - began, timings_ms)
 
-    def observe(self, stage: Stage, seconds: float, timings_ms: dict[str, float]) -> None:
-        """Take in one measured stage."""
-        timings_ms[stage] = round(seconds * 1000, 2)
-        self.stage.labels(stage).observe(seconds)
+    def observe(self, name: Stage, seconds: float, timings_ms: dict[str, float] | None = None) -> None:
+        """Record one measured stage."""
+        if timings_ms is not None:
+            timings_ms[name] = round(seconds * 1000, 2)
+        self.request.stage.labels(name).observe(seconds)
+
+    def count_request(
+        self, route: str | None, model: str | None, decision: str | None, status: int, seconds: float
+    ) -> None:
+        """Count a chat request once, at its end, with the status that its client saw."""
+        labels = route or _NONE, model or _NONE
+        self.request.total.labels(*labels, decision or _NONE, str(status)).inc()
+        self.request.seconds.labels(*labels, str(status)).observe(seconds)
+
+    def count_answer(
+        self,
+        route: str,
+        model: str,
+        candidates: Sequence[CountedCandidate],
+        winner: CountedCandidate | None = None,
+        degraded: str | None = None,
+    ) -> None:
+        """Count an answer: its candidates and tokens, how its winner stands among them, why it is degraded."""
+        self._count_candidates(route, model, candidates)
+        if degraded is not None:
+            self.request.degraded.labels(route, degraded).inc()
+        scored = [(c.score, c.completion_tokens) for c in candidates if c.score is not None]
+        for score, _ in scored:
+            self.candidate.score.observe(score)
+        if winner is None or winner.score is None:
+            return
+        self.candidate.winner_score.observe(winner.score)
+        if winner.probability is not None:
+            self.candidate.probability.observe(winner.probability)
+        if (first := candidates[0].score) is not None:
+            self.candidate.uplift.observe(winner.score - first)
+        if mean := sum(tokens for _, tokens in scored) / len(scored):
+            self.candidate.length_ratio.observe(winner.completion_tokens / mean)
+
+    def count_failure(self, route: str, model: str, candidates: Sequence[CountedCandidate]) -> None:
+        """Count what a request without an answer spent, be it failed or cancelled."""
+        self._count_candidates(route, model, candidates)
+
+    def count_upstream_error(self, upstream: Upstream, kind: str | None) -> None:
+        """Count a failed call; `kind` is the error's code."""
+        self.upstream.errors.labels(upstream, kind or "unknown").inc()
+
+    def _count_candidates(self, route: str, model: str, candidates: Sequence[CountedCandidate]) -> None:
+        spent = tokens_spent(candidates)
+        self.request.tokens.labels(route, model, "prompt").inc(spent.prompt)
+        self.request.tokens.labels(route, model, "completion").inc(spent.completion)
+        counts = {
+            "requested": len(candidates),
+            "completed": sum(candidate.finished for candidate in candidates),
+            "scored": sum(candidate.score is not None for candidate in candidates),
+            "stopped": sum(candidate.stopped for candidate in candidates),
+        }
+        for state, count in counts.items():
+            self.candidate.states.labels(route, state).inc(count)

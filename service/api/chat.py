@@ -56,7 +56,7 @@ async def _events(state: AppState, work: Work) -> AsyncIterator[bytes]:
         async for chunks in state.pipeline.stream(work):
             yield b"".join(_event(chunk) for chunk in chunks)
     except ApiError as error:
-        state.metrics.errors.labels(error.code or error.type).inc()
+        state.metrics.request.errors.labels(error.code or error.type).inc()
         yield _event(orjson.dumps(error.body()))
         return
     yield _event(b"[DONE]")

@@ -23,11 +23,11 @@ async def watch_audits(audits: Audits, metrics: Metrics, seconds: float) -> None
             if newest is not None and seen != (seen := (newest["id"], newest["labels"])):
                 share = agreement(items_of(await audits.judged(newest["id"])))
                 # One audit at a time: an alert is about the newest.
-                metrics.audit_agreement.clear()
-                metrics.audit_labels.clear()
-                metrics.audit_labels.labels(newest["id"]).set(newest["labels"])
+                metrics.audit.agreement.clear()
+                metrics.audit.labels.clear()
+                metrics.audit.labels.labels(newest["id"]).set(newest["labels"])
                 if share.value is not None:
-                    metrics.audit_agreement.labels(newest["id"]).set(share.value)
+                    metrics.audit.agreement.labels(newest["id"]).set(share.value)
         except (SQLAlchemyError, OSError) as error:
             log.error("the audits could not be read: %s", error)
         await asyncio.sleep(seconds)

@@ -77,7 +77,7 @@ class Pipeline:
         """Route and plan: what must be known before the first byte of a response."""
         began, timings = time.perf_counter(), dict[str, float]()
         messages = request.policy_messages()
-        with self.metrics.timed("route", timings):
+        with self.metrics.stage("route", timings):
             # The encoder takes milliseconds: off the event loop, where other streams are waiting.
             decision = await asyncio.to_thread(self.router.route, messages)
         plan = make_plan(request, identity, decision.route, decision.probability, self.settings.routes[decision.route])
@@ -228,14 +228,14 @@ class Pipeline:
         try:
             pool.orm, pool.stopping = await self.scorer.resolve(work.plan.settings.orm)
         except ScorerUnavailable as error:
-            self.metrics.upstream_errors.labels("scorer").inc()
+            self.metrics.count_upstream_error("scorer", error.code)
             pool.scorer_error = error
             return None
         try:
             await self.scorer.prefill(work.plan.messages, pool.orm)
-        except ScorerUnavailable:
+        except ScorerUnavailable as error:
             # Only speed is lost; whether the scorer works is for the scoring to tell.
-            self.metrics.upstream_errors.labels("scorer").inc()
+            self.metrics.count_upstream_error("scorer", error.code)
         return pool.orm
 
     async def _sample(self, work: Work, candidate: Candidate, body: dict[str, Any], marks: Marks | None = None) -> None:
@@ -246,8 +246,8 @@ class Pipeline:
                     candidate.feed(chunk, time.perf_counter())
                     if marks is not None:
                         marks.advanced()
-        except PolicyUnavailable:
-            self.metrics.upstream_errors.labels("policy").inc()
+        except PolicyUnavailable as error:
+            self.metrics.count_upstream_error("policy", error.code)
             candidate.broken = True
             raise
         finally:
@@ -255,7 +255,7 @@ class Pipeline:
                 marks.advanced()
 
     async def _score(self, work: Work, candidate: Candidate, orm: str) -> ScoreReply:
-        with self.metrics.timed("scoring", {}):
+        with self.metrics.stage("scoring"):
             return await self._ask_scorer(work, [candidate], orm)
 
     async def _ask_scorer(
@@ -276,8 +276,8 @@ class Pipeline:
             )
         except ScorerLate:
             raise
-        except ScorerUnavailable:
-            self.metrics.upstream_errors.labels("scorer").inc()
+        except ScorerUnavailable as error:
+            self.metrics.count_upstream_error("scorer", error.code)
             raise
 
     async def _complete(self, work: Work) -> Candidate:
@@ -318,8 +318,8 @@ class Pipeline:
             yield
         except TimeoutError as error:
             raise DeadlineMissed(f"the completion was not ready within {work.plan.budget_ms} ms") from error
-        except PolicyUnavailable:
-            self.metrics.upstream_errors.labels("policy").inc()
+        except PolicyUnavailable as error:
+            self.metrics.count_upstream_error("policy", error.code)
             raise
 
     def _pass_through(self, work: Work, candidate: Candidate) -> Answer:
@@ -346,7 +346,9 @@ class Pipeline:
         self.metrics.observe("total", time.perf_counter() - work.began, work.timings_ms)
         answer = respond(work, pool, outcome, self._policy_model(work))
         self.recent.remember(work.id, work.identity.tenant, answer.rerank)
-        self._record(work, pool, outcome)
+        route, model = work.plan.route, self._policy_model(work)
+        self.metrics.count_answer(route, model, pool.candidates, outcome.winner, outcome.degraded)
+        self.metrics.count_request(route, model, outcome.decision, 200, time.perf_counter() - work.began)
         return answer
 
     async def _keep(self, work: Work, pool: Pool, outcome: Outcome) -> None:
@@ -388,36 +390,9 @@ class Pipeline:
         if work.plan.strategy == "best_of_n":
             self.metrics.observe("scoring_tail", max(0.0, now - last), work.timings_ms)
 
-    def _record(self, work: Work, pool: Pool, outcome: Outcome) -> None:
-        metrics, route = self.metrics, work.plan.route
-        metrics.requests.labels(route, outcome.decision).inc()
-        if outcome.degraded:
-            metrics.degraded.labels(outcome.degraded).inc()
-        metrics.tokens.labels("prompt").inc(max((c.prompt_tokens for c in pool.candidates), default=0))
-        metrics.tokens.labels("completion").inc(sum(c.completion_tokens for c in pool.candidates))
-        for state, members in (
-            ("requested", pool.candidates),
-            ("completed", pool.completed),
-            ("scored", pool.scored),
-            ("stopped", [candidate for candidate in pool.candidates if candidate.stopped]),
-        ):
-            metrics.candidates.labels(route, state).inc(len(members))
-        for candidate in pool.scored:
-            metrics.score.observe(candidate.score or 0.0)
-        winner = outcome.winner
-        if winner is None or winner.score is None:
-            return
-        metrics.winner_score.observe(winner.score)
-        if winner.probability is not None:
-            metrics.probability.observe(winner.probability)
-        if (first := pool.candidates[0].score) is not None:
-            metrics.uplift.observe(winner.score - first)
-        if mean := sum(c.completion_tokens for c in pool.scored) / len(pool.scored):
-            metrics.length_ratio.observe(winner.completion_tokens / mean)
-
     @contextmanager
     def _at_work(self) -> Iterator[None]:
-        with self.admission.permit(), self.metrics.inflight.track_inprogress():
+        with self.admission.permit(), self.metrics.request.inflight.track_inprogress():
             yield
 
 

@@ -186,8 +186,8 @@ async def measure_backlog(queue: Reviews, metrics: Metrics) -> None:
     while True:
         try:
             count, oldest = await queue.backlog()
-            metrics.reviews_open.set(count)
-            metrics.review_oldest.set(oldest)
+            metrics.review.open.set(count)
+            metrics.review.oldest.set(oldest)
         except (SQLAlchemyError, OSError) as error:
             log.error("the review queue could not be counted: %s", error)
         await asyncio.sleep(_BACKLOG_SECONDS)

@@ -82,7 +82,7 @@ class Webhook:
         tries = row["tries"] + 1
         values: dict[str, Any] = {"tries": tries, "last_error": error, "next_at_ms": None}
         if error is not None:
-            self._metrics.webhook_failures.inc()
+            self._metrics.review.webhook_failures.inc()
             if tries < _MOST_TRIES:
                 values["next_at_ms"] = _now() + min(_LONGEST_MS, 1_000 * 2**tries)
             log.warning("event %s was not taken (%s), try %d of %d", row["id"], error, tries, _MOST_TRIES)

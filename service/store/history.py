@@ -43,8 +43,8 @@ class History:
         try:
             self._queue.put_nowait(record)
         except asyncio.QueueFull:
-            self._metrics.history_dropped.inc()
-        self._metrics.history_waiting.set(self._queue.qsize())
+            self._metrics.history.dropped.inc()
+        self._metrics.history.waiting.set(self._queue.qsize())
 
     async def keep(self, record: Record) -> str:
         """Write it with its ticket now, and return the ticket's id: durable by then. Raises StoreUnavailable where it
@@ -55,7 +55,7 @@ class History:
             async with asyncio.timeout(_KEEP_SECONDS):
                 await self._insert([clean])
         except (SQLAlchemyError, OSError) as error:
-            self._metrics.history_failures.inc()
+            self._metrics.history.failures.inc()
             log.error("the review of %s could not be kept: %s", record.response["id"], error)
             raise StoreUnavailable(
                 "this answer needs a person, and the review cannot be kept now; ask again later", retry_after=5
@@ -74,7 +74,7 @@ class History:
             await asyncio.wait_for(self._queue.join(), seconds)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        self._metrics.history_dropped.inc(self._queue.qsize())
+        self._metrics.history.dropped.inc(self._queue.qsize())
 
     async def _run(self) -> None:
         while True:
@@ -85,7 +85,7 @@ class History:
             await self._write(batch)
             for _ in batch:
                 self._queue.task_done()
-            self._metrics.history_waiting.set(self._queue.qsize())
+            self._metrics.history.waiting.set(self._queue.qsize())
 
     async def _write(self, batch: list[Record]) -> None:
         """Until it is written: meanwhile the queue fills, and what does not fit is counted."""
@@ -95,7 +95,7 @@ class History:
                 await self._insert(clean)
                 return
             except (OperationalError, InterfaceError, OSError) as error:
-                self._metrics.history_failures.inc()
+                self._metrics.history.failures.inc()
                 log.error("the history could not be written, tried again in %g s: %s", _RETRY_SECONDS, error)
                 await asyncio.sleep(_RETRY_SECONDS)
             except SQLAlchemyError:
@@ -108,7 +108,7 @@ class History:
             try:
                 await self._insert([record])
             except SQLAlchemyError:
-                self._metrics.history_dropped.inc()
+                self._metrics.history.dropped.inc()
                 log.exception("the record of %s could not be written", record.response["id"])
 
     async def _insert(self, records: list[Record]) -> None:

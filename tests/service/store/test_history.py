@@ -117,7 +117,7 @@ async def test_what_does_not_fit_is_dropped_and_counted_and_nobody_waits(tmp_pat
     for number in range(10):
         history.add(record(number))
     assert time.perf_counter() - began < 0.1
-    assert metrics.history_dropped._value.get() == 7
+    assert metrics.history.dropped._value.get() == 7
     history.start()
     await history.stop()
     await engine.dispose()
@@ -135,7 +135,7 @@ async def test_one_record_that_the_store_refuses_takes_no_other_with_it(store_ur
     await history.stop()
     await engine.dispose()
     assert await rows(store_url, "select count(*) from responses") == [(2,)]
-    assert metrics.history_dropped._value.get() == 1
+    assert metrics.history.dropped._value.get() == 1
 
 
 async def test_a_store_that_is_locked_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +149,7 @@ async def test_a_store_that_is_locked_is_tried_again(tmp_path: Path, monkeypatch
     locked.execute("begin immediate")
     history.start()
     history.add(record(1))
-    await until(lambda: metrics.history_failures._value.get() >= 2)
+    await until(lambda: metrics.history.failures._value.get() >= 2)
     locked.execute("rollback")
     locked.close()
     await history.stop()
