@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from routing.router import Router
 from service.api import administration, audits, chat, feedback, health, labels, models, rerank, reviews
 from service.api.authentication import Keyring
+from service.api.draining import Drain, DrainMiddleware
 from service.api.request_ids import RequestIds
 from service.api.state import AppState
 from service.audits.judging import Audits
@@ -86,6 +87,8 @@ def create_app(
     app = FastAPI(title="Winnow", version=version("winnow-rerank"), lifespan=lifespan, docs_url=None, redoc_url=None)
     for module in (chat, models, rerank, feedback, reviews, audits, labels, administration, health):
         app.include_router(module.router)
+    app.state.drain = Drain()
+    app.add_middleware(DrainMiddleware, drain=app.state.drain, count=lambda code: _count_error(app, code))
     app.add_middleware(RequestIds)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -128,9 +131,13 @@ def _state(
     return AppState(settings, keyring, admission, metrics, pipeline, recent, readiness, engine)
 
 
+def _count_error(app: FastAPI, code: str) -> None:
+    app.state.winnow.metrics.request.errors.labels(code).inc()
+
+
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    request.app.state.winnow.metrics.request.errors.labels(error.code or error.type).inc()
+    _count_error(request.app, error.code or error.type)
     headers = {} if error.retry_after is None else {"retry-after": str(max(1, round(error.retry_after)))}
     return _json(error.status, error, headers)
 

@@ -24,22 +24,13 @@ def gateway(
     policy_url: Annotated[str | None, typer.Option(help="OpenAI-compatible policy, such as vLLM.")] = None,
     scorer_url: Annotated[str | None, typer.Option(help="Winnow scorer.")] = None,
 ) -> None:
-    """Run the OpenAI-compatible gateway."""
-    import uvicorn
-
-    from service.app import create_app
+    """Run the OpenAI-compatible gateway; SIGTERM or Ctrl-C drains and stops it."""
+    from service.processes import gateway as gateway_process
     from service.settings import load_settings
 
     with clear_errors():
         settings = load_settings(config, host=host, port=port, policy_url=policy_url, scorer_url=scorer_url)
-        app = create_app(settings)
-        uvicorn.run(
-            app,
-            host=settings.host,
-            port=settings.port,
-            access_log=False,
-            timeout_graceful_shutdown=settings.drain_seconds,
-        )
+        raise typer.Exit(gateway_process.run(settings))
 
 
 DraftOption = Annotated[

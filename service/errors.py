@@ -11,6 +11,7 @@ WinnowError
     ├── Conflict            409  somebody else was first, or it is not in the state for this
     ├── RateLimited         429  this tenant sent too much
     ├── Overloaded          503  the gateway has as much as it can carry
+    ├── ShuttingDown        503  the gateway is stopping; another one, or the same one later, answers
     ├── PolicyUnavailable   502  the policy cannot be reached, or broke off
     ├── StoreUnavailable    503  what a person is promised cannot be kept
     ├── ScorerUnavailable   503  the scorer cannot be reached, or failed
@@ -114,6 +115,13 @@ class Overloaded(ApiError):
 
     status = 503
     code = "overloaded"
+
+
+class ShuttingDown(ApiError):
+    """The gateway is stopping."""
+
+    status = 503
+    code = "shutting_down"
 
 
 class PolicyUnavailable(ApiError):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import orjson
 from fastapi import APIRouter, Request, Response
-from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from service.api.body import ClientLeft, read_body, while_connected
+from service.api.events import DONE, EventStream, event
 from service.api.state import AppState, identify, state_of
 from service.errors import ApiError, NotFound
 from service.request.respond import MODEL
@@ -37,12 +37,8 @@ async def create_chat_completion(request: Request) -> Response:
     work = await state.pipeline.prepare(chat, identity, f"chatcmpl-{secrets.token_hex(12)}")
     if chat.stream:
         headers = limits | {"x-winnow-route": work.plan.route}
-        return EventSourceResponse(
-            _events(state, work),
-            headers=headers,
-            ping=state.settings.keepalive_seconds,
-            ping_message_factory=lambda: ServerSentEvent(comment="winnow is sampling"),
-        )
+        keepalive = state.settings.keepalive_seconds
+        return EventStream(_events(state, work), keepalive_seconds=keepalive, headers=headers)
     try:
         answer = await while_connected(request, state.pipeline.answer(work))
     except ClientLeft:
@@ -50,17 +46,13 @@ async def create_chat_completion(request: Request) -> Response:
     return Response(orjson.dumps(answer.body), media_type="application/json", headers=limits | answer.headers)
 
 
-async def _events(state: AppState, work: Work) -> AsyncIterator[bytes]:
+async def _events(state: AppState, work: Work) -> AsyncGenerator[bytes, None]:
     """Chunks as server-sent events, those together that come together; an error in mid-stream is an event too."""
     try:
         async for chunks in state.pipeline.stream(work):
-            yield b"".join(_event(chunk) for chunk in chunks)
+            yield b"".join(event(chunk) for chunk in chunks)
     except ApiError as error:
         state.metrics.request.errors.labels(error.code or error.type).inc()
-        yield _event(orjson.dumps(error.body()))
+        yield event(orjson.dumps(error.body()))
         return
-    yield _event(b"[DONE]")
-
-
-def _event(payload: bytes) -> bytes:
-    return b"data: " + payload + b"\n\n"
+    yield DONE

@@ -14,7 +14,8 @@ from rich.console import Console
 from service.api.authentication import add_key
 from service.errors import SetupError
 from service.processes.policy import BUNDLED_MODEL, is_cpu_build, prepare_bundled
-from service.processes.supervisor import Program, Supervisor, require_free_port
+from service.processes.ports import require_free_port
+from service.processes.supervisor import Program, Supervisor
 
 _HEARTBEAT_SECONDS = 10.0
 # More than the gateway gives its own requests.

@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -41,18 +40,6 @@ class Program:
 def backoff_seconds(failures: int) -> float:
     """Wait before restart number `failures` (1, 2, ...): 1, 2, 4, ... at most 30 s."""
     return float(min(30, 2 ** max(0, failures - 1)))
-
-
-def require_free_port(host: str, port: int, option: str) -> None:
-    """Raises SetupError, naming the option to change, when `port` cannot be bound."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise SetupError(
-                f"port {port} on {host} cannot be used ({error.strerror}); choose another with {option}"
-            ) from error
 
 
 def _die_with_parent() -> None:

@@ -43,7 +43,15 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(1_000_000, ge=1_000, description="Largest request body.")
     max_inflight: int = Field(64, ge=1, description="Requests at work at once; more get a 503 and retry-after.")
     requests_per_minute: int = Field(600, ge=1, description="Requests of one tenant in a minute; more get a 429.")
-    drain_seconds: int = Field(20, ge=0, description="Time that requests at work have to finish when it stops.")
+    drain_seconds: int = Field(
+        60, ge=0, description="Time that requests in flight have to finish when the gateway stops, in seconds."
+    )
+    drain_delay_seconds: float = Field(
+        0,
+        ge=0,
+        description="Time for which a stopping gateway is not ready and still takes requests, so that a load balancer "
+        "that polls /readyz notices. Not needed on Kubernetes, whose preStop hook does the same.",
+    )
     keepalive_seconds: float = Field(5.0, gt=0, description="Comment interval of a stream while it waits.")
     remembered_responses: int = Field(10_000, ge=0, description="Responses kept for lookup by id, in memory.")
     store: StoreSettings = Field(default_factory=StoreSettings, description="What is remembered (table below).")

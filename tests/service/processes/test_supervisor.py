@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from service.errors import SetupError
-from service.processes.supervisor import Program, Supervisor, backoff_seconds, require_free_port
+from service.processes.ports import require_free_port
+from service.processes.supervisor import Program, Supervisor, backoff_seconds
 
 # A server that answers 200 and starts one child of its own, as vLLM does; both pids go to a file.
 SERVER = textwrap.dedent(
