@@ -20,7 +20,7 @@ COPY pyproject.toml ./
 RUN python -c "import pathlib, tomllib; \
 project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 extras = project['optional-dependencies']; \
-sets = {'base': project['dependencies'] + extras['postgres'] + extras['export'], 'orm': extras['orm']}; \
+sets = {'base': project['dependencies'] + extras['postgres'] + extras['redis'] + extras['export'], 'orm': extras['orm']}; \
 [pathlib.Path(name + '.txt').write_text('\n'.join(lines)) for name, lines in sets.items()]"
 
 FROM python AS wheel

@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from math import ceil
 
 import aiohttp
 import orjson
@@ -17,6 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.exceptions import HTTPException
 
 from routing.router import Router
+from service.admission.admission import Admission
+from service.admission.rates import Rates
 from service.api import administration, audits, chat, feedback, health, labels, models, rerank, reviews
 from service.api.authentication import Keyring
 from service.api.draining import Drain, DrainMiddleware
@@ -27,7 +30,6 @@ from service.audits.watch import watch_audits
 from service.background import Background, running_background
 from service.errors import ApiError, InvalidRequest, NotFound, SetupError, StoreUnavailable
 from service.metrics import Metrics
-from service.request.admission import Admission
 from service.request.pipeline import Pipeline, RequestRouter
 from service.request.recent import RecentResponses
 from service.reviews.queue import Reviews, measure_backlog
@@ -65,6 +67,8 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
         metrics = Metrics(registry or CollectorRegistry())
+        rates = Rates(metrics, settings.limits_url)
+        admission = Admission(settings.max_inflight_candidates, settings.tenant, rates, metrics)
         async with (
             aiohttp.ClientSession(connector=connector) as session,
             open_history(settings.store, metrics) as history,
@@ -80,9 +84,13 @@ def create_app(
                 scorer or HttpScorer(settings.scorer_url, settings.scorer_api_key, session),
                 router or Router.load(settings=settings.router),
                 metrics,
+                admission,
                 history,
             )
-            yield
+            try:
+                yield
+            finally:
+                await admission.close()
 
     app = FastAPI(title="Winnow", version=version("winnow-rerank"), lifespan=lifespan, docs_url=None, redoc_url=None)
     for module in (chat, models, rerank, feedback, reviews, audits, labels, administration, health):
@@ -116,9 +124,9 @@ def _state(
     scorer: Scorer,
     router: RequestRouter,
     metrics: Metrics,
+    admission: Admission,
     history: History | None,
 ) -> AppState:
-    admission = Admission(settings.max_inflight, settings.requests_per_minute)
     recent = RecentResponses(settings.remembered_responses)
     metrics.upstream.models.labels("gateway", version("winnow-rerank")).set(1)
     for name in policies:
@@ -138,8 +146,9 @@ def _count_error(app: FastAPI, code: str) -> None:
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     _count_error(request.app, error.code or error.type)
-    headers = {} if error.retry_after is None else {"retry-after": str(max(1, round(error.retry_after)))}
-    return _json(error.status, error, headers)
+    # Rounded up: who comes back earlier is refused again.
+    retry = {} if error.retry_after is None else {"retry-after": str(max(1, ceil(error.retry_after)))}
+    return _json(error.status, error, error.headers | retry)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -166,7 +175,9 @@ async def _store_away(request: Request, error: Exception) -> Response:
 async def _bug(request: Request, error: Exception) -> Response:
     log.error("request %s failed", getattr(request.state, "id", "?"), exc_info=error)
     shown = ApiError("something went wrong here; the log has the details under this request's id", code="internal")
-    return _json(500, shown, {})
+    # What is raised here passes by the middleware that labels every other response.
+    headers = {"x-request-id": request.state.id} if hasattr(request.state, "id") else {}
+    return _json(500, shown, headers | getattr(request.state, "response_headers", {}))
 
 
 def _json(status: int, error: ApiError, headers: dict[str, str]) -> Response:

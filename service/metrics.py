@@ -179,6 +179,28 @@ class AuditMetrics:
         self.labels = Gauge("winnow_audit_labels", "Labels of that audit.", ["audit"], registry=registry)
 
 
+class AdmissionMetrics:
+    """Permits, and what was refused at a limit."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.inflight = Gauge("winnow_inflight_candidates", "Candidates that permits are held for.", registry=registry)
+        self.refused = Counter(
+            "winnow_refused_requests",
+            "Requests refused at a limit: the requests, tokens or candidates of a tenant, or the gateway's candidates.",
+            ["limit"],
+            registry=registry,
+        )
+        self.shrunk = Counter(
+            "winnow_shrunk_requests",
+            "Requests answered with fewer candidates at a limit.",
+            ["route"],
+            registry=registry,
+        )
+        self.shared_failures = Counter(
+            "winnow_shared_limits_failures", "Failed calls of the store of shared limits.", registry=registry
+        )
+
+
 class BackgroundMetrics:
     """The tasks beside the requests."""
 
@@ -202,6 +224,7 @@ class Metrics:
         self.history = HistoryMetrics(registry)
         self.review = ReviewMetrics(registry)
         self.audit = AuditMetrics(registry)
+        self.admission = AdmissionMetrics(registry)
         self.background = BackgroundMetrics(registry)
 
     @contextmanager

@@ -97,7 +97,9 @@ def _start(stack: ExitStack, setup: Setup, logs: Path) -> Target:
     keys = logs / "keys.json"
     made = subprocess.run([*winnow, "key", "bench", "--keys", str(keys)], capture_output=True, text=True, check=True)
     environment = {"WINNOW_PROFILE": "demo", "WINNOW_KEYS_FILE": str(keys), "WINNOW_POLICY_MODEL": MODEL}
-    environment |= {"WINNOW_POLICY_URL": urls[0], "WINNOW_SCORER_URL": urls[1], "WINNOW_MAX_INFLIGHT": "10000"}
+    environment |= {"WINNOW_POLICY_URL": urls[0], "WINNOW_SCORER_URL": urls[1]}
+    environment |= {"WINNOW_MAX_INFLIGHT_CANDIDATES": "100000", "WINNOW_CONCURRENT_CANDIDATES": "100000"}
+    environment |= {"WINNOW_TOKENS_PER_MINUTE": "1000000000"}
     environment |= {"WINNOW_REQUESTS_PER_MINUTE": "1000000", "WINNOW_STATE_DIR": str(logs)}
     environment |= {f"WINNOW_ROUTES__{route}__BUDGET_MS": str(setup.budget_ms) for route in ("BILLING", "FRAUD")}
     command = [*winnow, "gateway", "--port", str(ports[2])]

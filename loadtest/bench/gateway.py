@@ -143,7 +143,8 @@ def _winnow(stack: ExitStack, upstream: str, logs: Path, cores: set[int]) -> Con
     command = [sys.executable, "-m", "service"]
     made = subprocess.run([*command, "key", "bench", "--keys", str(keys)], capture_output=True, text=True, check=True)
     environment = {"WINNOW_KEYS_FILE": str(keys), "WINNOW_POLICY_URL": upstream, "WINNOW_POLICY_MODEL": MODEL}
-    environment |= {"WINNOW_REQUESTS_PER_MINUTE": "100000000", "WINNOW_MAX_INFLIGHT": "1000"}
+    environment |= {"WINNOW_REQUESTS_PER_MINUTE": "100000000", "WINNOW_MAX_INFLIGHT_CANDIDATES": "10000"}
+    environment |= {"WINNOW_CONCURRENT_CANDIDATES": "10000", "WINNOW_TOKENS_PER_MINUTE": "1000000000"}
     environment["WINNOW_STATE_DIR"] = str(logs)
     command += ["gateway", "--port", str(port)]
     url = f"http://127.0.0.1:{port}"

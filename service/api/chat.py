@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
+from starlette.types import Receive, Scope, Send
 
+from service.admission.permit import Permit
 from service.api.body import ClientLeft, read_body, while_connected
 from service.api.events import DONE, EventStream, event
-from service.api.state import AppState, identify, state_of
+from service.api.state import AppState, admit, identify, state_of
 from service.errors import ApiError, NotFound
 from service.request.respond import MODEL
 from service.request.schemas import parse_chat_request
@@ -25,7 +28,7 @@ async def create_chat_completion(request: Request) -> Response:
     """Answer a chat, reranked where its route says so."""
     state = state_of(request)
     identity = identify(request, state)
-    limits = state.admission.admit(identity.tenant)
+    limits = await admit(request, state, identity)
     chat = parse_chat_request(await read_body(request, state.settings.max_body_bytes))
     if chat.model != MODEL:
         raise NotFound(
@@ -35,15 +38,33 @@ async def create_chat_completion(request: Request) -> Response:
         )
     state.admission.check()
     work = await state.pipeline.prepare(chat, identity, f"chatcmpl-{secrets.token_hex(12)}")
+    limits |= work.permit.headers
     if chat.stream:
-        headers = limits | {"x-winnow-route": work.plan.route}
-        keepalive = state.settings.keepalive_seconds
-        return EventStream(_events(state, work), keepalive_seconds=keepalive, headers=headers)
+        return _PermittedStream(
+            _events(state, work),
+            permit=work.permit,
+            keepalive_seconds=state.settings.keepalive_seconds,
+            headers={"x-winnow-route": work.plan.route},
+        )
     try:
-        answer = await while_connected(request, state.pipeline.answer(work))
+        with work.permit:
+            answer = await while_connected(request, state.pipeline.answer(work))
     except ClientLeft:
         return Response(status_code=_CLIENT_CLOSED_REQUEST)
-    return Response(orjson.dumps(answer.body), media_type="application/json", headers=limits | answer.headers)
+    return Response(orjson.dumps(answer.body), media_type="application/json", headers=answer.headers)
+
+
+class _PermittedStream(EventStream):
+    """Gives the permit back even if the client leaves before the first chunk, when no generator ever started."""
+
+    def __init__(self, events: AsyncGenerator[bytes, None], *, permit: Permit, **options: Any) -> None:
+        super().__init__(events, **options)
+        self._permit = permit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream, holding the permit."""
+        with self._permit:
+            await super().__call__(scope, receive, send)
 
 
 async def _events(state: AppState, work: Work) -> AsyncGenerator[bytes, None]:

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from service.api.body import read_body
-from service.api.state import identify, state_of
+from service.api.state import admit, identify, state_of
 from service.errors import NotFound
 from service.request.schemas import parse
 from service.reviews.feedback import Feedback, is_answer_of, keep_feedback
@@ -20,7 +20,7 @@ async def post_feedback(request: Request) -> dict[str, Any]:
     """Keep a thumb, a rating or a preference of one of the tenant's own answers; kept when this returns."""
     state = state_of(request)
     identity = identify(request, state)
-    state.admission.admit(identity.tenant)
+    await admit(request, state, identity)
     said = parse(await read_body(request, state.settings.max_body_bytes), Feedback)
     if state.engine is None:
         raise NotFound("this gateway keeps no store, so no feedback either", code="no_store")

@@ -1,4 +1,4 @@
-"""The id that a request goes by in logs and answers."""
+"""Headers of every response: the id that a request goes by in logs and answers, and what its handler left for it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,15 @@ class RequestIds:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         chosen = given if _SANE.fullmatch(given) else f"req-{secrets.token_hex(12)}"
-        scope.setdefault("state", {})["id"] = chosen
+        state = scope.setdefault("state", {})
+        state["id"] = chosen
 
         async def labelled(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["x-request-id"] = chosen
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = chosen
+                for name, value in state.get("response_headers", {}).items():
+                    headers.setdefault(name, value)
             await send(message)
 
         await self._app(scope, receive, labelled)

@@ -8,10 +8,11 @@ from typing import cast
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.requests import Request
 
+from service.admission.admission import Admission
 from service.api.authentication import Keyring
+from service.errors import RateLimited
 from service.identity import Identity
 from service.metrics import Metrics
-from service.request.admission import Admission
 from service.request.pipeline import Pipeline
 from service.request.recent import RecentResponses
 from service.reviews.queue import Reviews
@@ -46,3 +47,16 @@ def state_of(request: Request) -> AppState:
 def identify(request: Request, state: AppState) -> Identity:
     """Who asks; NotAuthenticated without a key."""
     return state.keyring.identify(request.headers.get("authorization"))
+
+
+async def admit(request: Request, state: AppState, identity: Identity) -> dict[str, str]:
+    """Count a request. The headers that are returned go out with its response, whatever becomes of it, and may be
+    added to until it starts."""
+    headers: dict[str, str] = {}
+    request.state.response_headers = headers
+    try:
+        headers |= await state.admission.admit(identity)
+    except RateLimited as error:
+        headers |= error.headers
+        raise
+    return headers

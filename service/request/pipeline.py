@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, Protocol
 
@@ -17,10 +18,10 @@ import orjson
 
 from reward_model.stopping import expected_rise, hopeless
 from routing.router import RouteDecision
+from service.admission.admission import Admission
 from service.errors import ApiError, DeadlineMissed, PolicyUnavailable, ScorerLate, ScorerUnavailable, StoreUnavailable
 from service.identity import Identity
 from service.metrics import Metrics
-from service.request.admission import Admission
 from service.request.candidate import Candidate
 from service.request.deadline import Deadline
 from service.request.marks import Marks
@@ -82,11 +83,19 @@ class Pipeline:
             decision = await asyncio.to_thread(self.router.route, messages)
         plan = make_plan(request, identity, decision.route, decision.probability, self.settings.routes[decision.route])
         deadline = Deadline(plan.budget_ms - (time.perf_counter() - began) * 1000)
-        return Work(response_id, request, identity, plan, deadline, began, int(time.time()), timings)
+        permit = await self.admission.reserve(
+            identity,
+            plan.route,
+            n=plan.n,
+            min_n=None if plan.settings.shrink_to is None else max(plan.settings.shrink_to, request.n),
+            max_tokens=plan.max_tokens,
+        )
+        plan = replace(plan, n=permit.n)
+        return Work(response_id, request, identity, plan, deadline, began, int(time.time()), permit, timings)
 
     async def answer(self, work: Work) -> Answer:
         """The whole answer at once."""
-        with self._at_work():
+        with self._at_work(work):
             if work.plan.strategy == "greedy":
                 return self._pass_through(work, await self._complete(work))
             pool = await self._sample_and_score(work)
@@ -101,7 +110,7 @@ class Pipeline:
         if work.plan.strategy == "best_of_n":
             yield [orjson.dumps(chunk) for chunk in completion_chunks(work, await self.answer(work))]
             return
-        with self._at_work():
+        with self._at_work(work):
             candidate = Candidate(0)
             async with aclosing(self._relay(work, candidate)) as blocks:
                 async for block in blocks:
@@ -288,6 +297,7 @@ class Pipeline:
                 chunk = await self.policies[work.plan.settings.policy].complete(work.plan.body(0))
         now = time.perf_counter()
         candidate.feed(chunk, now)
+        work.permit.settle(candidate.completion_tokens)
         self.metrics.observe("sampling", now - began, work.timings_ms)
         return candidate
 
@@ -336,6 +346,7 @@ class Pipeline:
             outcome.send, outcome.degraded = "fallback_message", outcome.degraded or "greedy_failed"
             return
         pool.candidates.append(candidate)
+        work.permit.settle(sum(c.completion_tokens for c in pool.candidates))
         if (flag := flag_of(work.plan, candidate)) is not None:
             outcome.decision, outcome.reason = "review", f"red_flag:{flag}"
             if work.plan.settings.on_review == "hold_message":
@@ -382,6 +393,7 @@ class Pipeline:
 
     def _observe_sampling(self, work: Work, pool: Pool, began: float) -> None:
         now = time.perf_counter()
+        work.permit.settle(sum(c.completion_tokens for c in pool.candidates))
         first = min((c.first_token_at for c in pool.candidates if c.first_token_at), default=None)
         last = max((c.finished_at for c in pool.candidates if c.finished_at), default=now)
         if first is not None:
@@ -391,8 +403,8 @@ class Pipeline:
             self.metrics.observe("scoring_tail", max(0.0, now - last), work.timings_ms)
 
     @contextmanager
-    def _at_work(self) -> Iterator[None]:
-        with self.admission.permit(), self.metrics.request.inflight.track_inprogress():
+    def _at_work(self, work: Work) -> Iterator[None]:
+        with work.permit, self.metrics.request.inflight.track_inprogress():
             yield
 
 

@@ -73,6 +73,9 @@ def make_plan(
             'ask for more with {"rerank": {"mode": "best_of_n", "n": ...}}',
             param="n",
         )
+    asked_tokens = request.max_completion_tokens or request.max_tokens or settings.max_tokens
+    token_param = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
+    _bound(token_param, asked_tokens, at_most=settings.max_tokens_limit, route=route)
     budget = wish.budget_ms or settings.budget_ms
     _bound("rerank.budget_ms", budget, at_most=settings.max_budget_ms, route=route)
     threshold = settings.accept_threshold if wish.accept_threshold is None else wish.accept_threshold
@@ -93,7 +96,7 @@ def make_plan(
         accept_threshold=threshold,
         seed=secrets.randbits(63) if request.seed is None else request.seed,
         messages=request.policy_messages(),
-        max_tokens=request.max_completion_tokens or request.max_tokens or settings.max_tokens,
+        max_tokens=asked_tokens,
         options=request.sampling_options(),
         cache_salt=identity.cache_salt,
         locale=wish.locale,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from service.admission.permit import Permit
 from service.identity import Identity
 from service.request.deadline import Deadline
 from service.request.plan import Plan
@@ -21,4 +22,5 @@ class Work:
     deadline: Deadline
     began: float
     created: int
+    permit: Permit
     timings_ms: dict[str, float] = field(default_factory=dict)

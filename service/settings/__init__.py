@@ -4,6 +4,7 @@ from service.settings.gateway import Settings, load_settings
 from service.settings.policy import PolicySettings
 from service.settings.routes import PROFILES, Profile, RouteSettings
 from service.settings.store import StoreSettings, state_folder
+from service.settings.tenants import TenantLimits, TenantSettings
 
 __all__ = [
     "PROFILES",
@@ -12,6 +13,8 @@ __all__ = [
     "RouteSettings",
     "Settings",
     "StoreSettings",
+    "TenantLimits",
+    "TenantSettings",
     "load_settings",
     "state_folder",
 ]

@@ -20,6 +20,7 @@ from service.errors import SetupError
 from service.settings.policy import PolicySettings
 from service.settings.routes import PROFILES, Profile, RouteSettings
 from service.settings.store import StoreSettings
+from service.settings.tenants import TenantLimits, TenantSettings
 
 
 class Settings(BaseSettings):
@@ -41,8 +42,36 @@ class Settings(BaseSettings):
     scorer_url: str = Field("http://127.0.0.1:8002", description="Winnow scorer.")
     scorer_api_key: str | None = Field(None, description="Bearer token that the scorer wants, if any.")
     max_body_bytes: int = Field(1_000_000, ge=1_000, description="Largest request body.")
-    max_inflight: int = Field(64, ge=1, description="Requests at work at once; more get a 503 and retry-after.")
-    requests_per_minute: int = Field(600, ge=1, description="Requests of one tenant in a minute; more get a 429.")
+    max_inflight_candidates: int = Field(
+        512,
+        ge=1,
+        description="Candidates in progress at the same time on this gateway: a greedy answer is 1, best-of-8 is 8. "
+        "Above it requests get a 503 with `retry-after`.",
+    )
+    concurrent_candidates: int = Field(
+        256,
+        ge=1,
+        description="Candidates that one tenant may have in progress at the same time on each gateway. Above it the "
+        "tenant gets a 429.",
+    )
+    requests_per_minute: int = Field(
+        600, ge=1, description="Requests per minute of one tenant. Above it the tenant gets a 429."
+    )
+    tokens_per_minute: int = Field(
+        1_000_000,
+        ge=1,
+        description="Sampled tokens per minute of one tenant, all candidates counted. n * max_tokens are reserved "
+        "when a request starts; what was not sampled is given back at its end. Above it the tenant gets a 429.",
+    )
+    tenants: dict[str, TenantSettings] = Field(
+        default_factory=dict, description="Other limits for single tenants, by name (table below)."
+    )
+    limits_url: str | None = Field(
+        None,
+        description="`redis://HOST:6379/0`, `rediss://...` or `valkey://...`, through which several gateways share the "
+        "limits per minute (extra `redis`). Unset: each gateway counts for itself, as it does while that server does "
+        "not answer.",
+    )
     drain_seconds: int = Field(
         60, ge=0, description="Time that requests in flight have to finish when the gateway stops, in seconds."
     )
@@ -84,6 +113,32 @@ class Settings(BaseSettings):
         if name == "default":
             return PolicySettings(url=self.policy_url, model=self.policy_model, api_key=self.policy_api_key)
         return self.policies[name]
+
+    @model_validator(mode="after")
+    def _routes_fit_the_limits(self) -> Settings:
+        """A route that a limit never lets through is a mistake."""
+        for name, route in self.routes.items():
+            least, tokens = route.least_n, route.least_n * route.max_tokens
+            if self.max_inflight_candidates < least:
+                raise ValueError(f"max_inflight_candidates is below {least}, which routes.{name} needs at once")
+            for tenant in ("", *self.tenants):
+                limits, owner = self.tenant(tenant), f"tenants.{tenant}." if tenant else ""
+                if limits.concurrent_candidates < least:
+                    raise ValueError(
+                        f"{owner}concurrent_candidates is below {least}, which routes.{name} needs at once"
+                    )
+                if limits.tokens_per_minute < tokens:
+                    raise ValueError(f"{owner}tokens_per_minute is below {tokens}, which routes.{name} needs at once")
+        return self
+
+    def tenant(self, name: str) -> TenantLimits:
+        """The limits that hold for a tenant."""
+        own = self.tenants.get(name, TenantSettings())
+        return TenantLimits(
+            own.requests_per_minute or self.requests_per_minute,
+            own.concurrent_candidates or self.concurrent_candidates,
+            own.tokens_per_minute or self.tokens_per_minute,
+        )
 
     @classmethod
     def settings_customise_sources(

@@ -29,6 +29,13 @@ class RouteSettings(BaseModel):
     n: int = Field(8, ge=1, le=64, description="Candidates sampled.")
     max_n: int = Field(16, ge=1, le=64, description="Most candidates that a request may ask for.")
     temperature: float = Field(0.8, ge=0, le=2, description="Sampling temperature of candidates.")
+    shrink_to: int | None = Field(
+        None,
+        ge=1,
+        description="Fewest candidates to sample if a limit leaves no room for `n`; the calibrator then no longer "
+        "applies. Unset: such a request is refused.",
+    )
+    max_tokens_limit: int = Field(4096, ge=1, description="Most completion tokens that a request may ask for.")
     max_tokens: int = Field(160, ge=1, description="Completion tokens where the request names no limit.")
     stop_cost: float | None = Field(
         None,
@@ -74,6 +81,10 @@ class RouteSettings(BaseModel):
     def _bounds_hold(self) -> RouteSettings:
         if self.n > self.max_n:
             raise ValueError(f"n={self.n} is above max_n={self.max_n}")
+        if self.shrink_to is not None and self.shrink_to > self.n:
+            raise ValueError(f"shrink_to={self.shrink_to} is above n={self.n}")
+        if self.max_tokens > self.max_tokens_limit:
+            raise ValueError(f"max_tokens={self.max_tokens} is above max_tokens_limit={self.max_tokens_limit}")
         if self.budget_ms > self.max_budget_ms:
             raise ValueError(f"budget_ms={self.budget_ms} is above max_budget_ms={self.max_budget_ms}")
         if self.review_threshold > self.accept_threshold:
@@ -83,6 +94,13 @@ class RouteSettings(BaseModel):
             raise ValueError(f"red_flags: the name {long[0]!r} has more than {_FLAG_NAME} characters")
         self.stopping_rule(self.accept_threshold)
         return self
+
+    @property
+    def least_n(self) -> int:
+        """The fewest candidates that a request is answered with unless it asks for other numbers."""
+        if self.strategy == "greedy":
+            return 1
+        return self.n if self.shrink_to is None else self.shrink_to
 
     def stopping_rule(self, accept_threshold: float) -> StoppingRule:
         """What may end sampling early, where answers are accepted from `accept_threshold` on."""

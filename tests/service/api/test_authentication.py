@@ -1,4 +1,4 @@
-"""Keys and rates."""
+"""Keys."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from service.api.authentication import Keyring, add_key
-from service.errors import Forbidden, NotAuthenticated, Overloaded, RateLimited, SetupError
+from service.errors import Forbidden, NotAuthenticated, SetupError
 from service.identity import Identity
-from service.request.admission import Admission
 from service.request.deadline import Deadline
 from service.request.recent import RecentResponses
 
@@ -52,29 +51,6 @@ def test_roles_are_required_by_name() -> None:
     Identity("acme", "admin").require("operator", "admin")
     with pytest.raises(Forbidden, match="operator or admin"):
         Identity("acme", "client").require("operator", "admin")
-
-
-def test_a_bucket_refills_with_time_and_is_one_tenants() -> None:
-    now = [0.0]
-    admission = Admission(10, 60, clock=lambda: now[0])
-    for left in range(59, -1, -1):
-        assert admission.admit("acme")["x-ratelimit-remaining-requests"] == str(left)
-    with pytest.raises(RateLimited) as refused:
-        admission.admit("acme")
-    assert refused.value.retry_after == pytest.approx(1.0), "60 a minute is one a second"
-    admission.admit("other")
-    now[0] = 2.5
-    assert admission.admit("acme")["x-ratelimit-remaining-requests"] == "1"
-
-
-def test_permits_are_given_back_after_errors_too() -> None:
-    admission = Admission(1, 60)
-    with pytest.raises(ValueError, match="x"), admission.permit():
-        with pytest.raises(Overloaded):
-            admission.check()
-        raise ValueError("x")
-    admission.check()
-    assert admission.inflight == 0
 
 
 def test_a_deadline_counts_down_and_stays_at_zero() -> None:

@@ -1,0 +1,1 @@
+"""Who may start: requests and tokens a minute, candidates at once."""

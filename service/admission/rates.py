@@ -1,0 +1,121 @@
+"""Rates by the library `limits`: counted in this process, or in Redis or Valkey for several gateways together.
+
+If the shared store does not answer, each gateway counts for itself until it does: a limit then holds for each gateway
+instead of for all of them, and no request fails for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from importlib.util import find_spec
+from typing import Any, Literal, TypeVar, cast
+
+from limits import RateLimitItemPerSecond
+from limits.aio.storage import MemoryStorage, SlidingWindowCounterSupport
+from limits.errors import ConfigurationError, StorageError
+from limits.storage import storage_from_string
+
+from service.admission.window import Window
+from service.errors import SetupError
+from service.metrics import Metrics
+
+Kind = Literal["requests", "tokens"]
+
+# How long a shared store may take, and how long one that failed is left alone.
+_ANSWER_SECONDS, _LEFT_ALONE_SECONDS = 0.25, 5.0
+# A charge is never refused: what was sampled was sampled.
+_NO_LIMIT = 2**53
+Result = TypeVar("Result")
+
+log = logging.getLogger("winnow.admission")
+
+
+class Rates:
+    """What each tenant has taken within the last minute."""
+
+    def __init__(self, metrics: Metrics, url: str | None = None, seconds: int = 60) -> None:
+        """Raises SetupError for a `url` that is no Redis or Valkey address."""
+        self._metrics = metrics.admission
+        self._seconds = seconds
+        self._own: SlidingWindowCounterSupport = MemoryStorage()
+        self._shared = None if url is None else _shared_storage(url)
+        self._away_until: float | None = None
+
+    async def take(self, kind: Kind, tenant: str, limit: int, cost: int) -> tuple[bool, Window]:
+        """Take `cost` if that much is left, in one step; and how the window stands afterwards."""
+        key = self._key(kind, tenant, limit)
+
+        async def taken(storage: SlidingWindowCounterSupport) -> bool:
+            return bool(await storage.acquire_sliding_window_entry(key, limit, self._seconds, cost))
+
+        done = await self._on_storage(taken)
+        return done, await self.look(kind, tenant, limit)
+
+    async def look(self, kind: Kind, tenant: str, limit: int) -> Window:
+        """How the window stands."""
+        key = self._key(kind, tenant, limit)
+
+        async def counts(storage: SlidingWindowCounterSupport) -> tuple[int, float, int, float]:
+            return await storage.get_sliding_window(key, self._seconds)
+
+        return Window(limit, self._seconds, *await self._on_storage(counts))
+
+    async def charge(self, kind: Kind, tenant: str, limit: int, amount: int) -> None:
+        """Count `amount` more, or less if it is negative, whatever is left."""
+        key = self._key(kind, tenant, limit)
+
+        async def charged(storage: SlidingWindowCounterSupport) -> None:
+            await storage.acquire_sliding_window_entry(key, _NO_LIMIT, self._seconds, amount)
+
+        await self._on_storage(charged)
+
+    async def close(self) -> None:
+        """Close the connections to the shared store."""
+        if self._shared is not None:
+            await cast(Any, self._shared).bridge.get_connection().aclose()
+
+    def _key(self, kind: Kind, tenant: str, limit: int) -> str:
+        return RateLimitItemPerSecond(limit, self._seconds, namespace="winnow").key_for(kind, tenant)
+
+    async def _on_storage(self, use: Callable[[SlidingWindowCounterSupport], Awaitable[Result]]) -> Result:
+        shared, now = self._shared, time.monotonic()
+        if shared is None or (self._away_until is not None and now < self._away_until):
+            return await use(self._own)
+        try:
+            result = await use(shared)
+        except (StorageError, OSError) as error:
+            self._metrics.shared_failures.inc()
+            if self._away_until is None:
+                log.error("the shared limits do not answer (%s): each gateway counts for itself", _cause(error))
+            self._away_until = now + _LEFT_ALONE_SECONDS
+            return await use(self._own)
+        if self._away_until is not None:
+            log.warning("the shared limits answer again")
+            self._away_until = None
+        return result
+
+
+def _shared_storage(url: str) -> SlidingWindowCounterSupport:
+    scheme, _, rest = url.partition("://")
+    # Valkey speaks Redis's protocol, and one client is enough.
+    scheme = scheme.replace("valkeys", "rediss").replace("valkey", "redis")
+    if scheme not in ("redis", "rediss", "redis+unix") or not rest:
+        raise SetupError("limits_url: write an address such as redis://HOST:6379/0, rediss://... or valkey://...")
+    if find_spec("redis") is None:
+        raise SetupError("limits_url needs the library `redis`; install it with: pip install 'winnow-rerank[redis]'")
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
+    options: dict[str, Any] = {"retry": Retry(NoBackoff(), 0), "implementation": "redispy", "wrap_exceptions": True}
+    options |= {"socket_timeout": _ANSWER_SECONDS, "socket_connect_timeout": _ANSWER_SECONDS}
+    try:
+        return cast(SlidingWindowCounterSupport, storage_from_string(f"async+{scheme}://{rest}", **options))
+    except (ConfigurationError, ValueError) as error:
+        # The address may hold a password.
+        raise SetupError(f"limits_url: {type(error).__name__} while reading the address; check it") from error
+
+
+def _cause(error: StorageError | OSError) -> str:
+    return type(getattr(error, "storage_error", error)).__name__
