@@ -49,7 +49,7 @@ def _parameters(name: str, command: Any) -> Iterator[str]:
     arguments = [parameter for parameter in shown if parameter.param_type_name == "argument"]
     options = [parameter for parameter in shown if parameter.param_type_name == "option"]
     words = [_placeholder(argument) for argument in arguments] + ["[OPTIONS]"] * bool(options)
-    words += ["[VLLM OPTIONS]"] * bool(command.ignore_unknown_options)
+    words += ["[VLLM OPTIONS]"] * bool(command.context_settings.get("ignore_unknown_options"))
     yield f"```text\n{' '.join([name, *words])}\n```"
     yield ""
     if shown:

@@ -45,7 +45,7 @@ def test_a_command_that_is_shown_exists(document: str, line: str) -> None:
         command, rest = command.commands[rest[0]], rest[1:]
     rest = [word.strip("[]") for word in rest]
     known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
-    if not command.ignore_unknown_options:
+    if not command.context_settings.get("ignore_unknown_options"):
         assert {word.split("=")[0] for word in rest if word.startswith("--")} <= known | {"--help"}, line
 
 
