@@ -1,34 +1,30 @@
-"""The gateway's app: what is built at start, the routes, and errors as OpenAI bodies."""
+"""The gateway's app: what is built at start, the routes, and what stands around them."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from math import ceil
 
 import aiohttp
-import orjson
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
-from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
-from starlette.exceptions import HTTPException
 
 from routing.router import Router
 from service.admission.admission import Admission
 from service.admission.rates import Rates
 from service.api import administration, audits, chat, feedback, health, labels, models, rerank, reviews
 from service.api.authentication import Keyring
+from service.api.cors import allow_origins
 from service.api.draining import Drain, DrainMiddleware
+from service.api.failures import add_error_handlers, count_error
 from service.api.request_ids import RequestIds
 from service.api.state import AppState
 from service.audits.judging import Audits
 from service.audits.watch import watch_audits
 from service.background import Background, running_background
-from service.errors import ApiError, InvalidRequest, NotFound, SetupError, StoreUnavailable
+from service.errors import SetupError
 from service.metrics import Metrics
 from service.request.pipeline import Pipeline, RequestRouter
 from service.request.recent import RecentResponses
@@ -43,8 +39,6 @@ from service.upstream.scorer import HttpScorer, Scorer
 
 # People label a pair in a minute or so.
 _WATCH_SECONDS = 30.0
-
-log = logging.getLogger("winnow.gateway")
 
 
 def create_app(
@@ -96,14 +90,10 @@ def create_app(
     for module in (chat, models, rerank, feedback, reviews, audits, labels, administration, health):
         app.include_router(module.router)
     app.state.drain = Drain()
-    app.add_middleware(DrainMiddleware, drain=app.state.drain, count=lambda code: _count_error(app, code))
+    app.add_middleware(DrainMiddleware, drain=app.state.drain, count=lambda code: count_error(app, code))
     app.add_middleware(RequestIds)
-    app.add_exception_handler(ApiError, _api_error)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(RequestValidationError, _bad_parameter)
-    for away in (OperationalError, InterfaceError, ConnectionError):
-        app.add_exception_handler(away, _store_away)
-    app.add_exception_handler(Exception, _bug)
+    allow_origins(app, settings.cors_origins)
+    add_error_handlers(app)
     return app
 
 
@@ -137,48 +127,3 @@ def _state(
     readiness = Readiness({"scorer": scorer, **{f"policy:{name}": policy for name, policy in policies.items()}})
     engine = history.engine if history else None
     return AppState(settings, keyring, admission, metrics, pipeline, recent, readiness, engine)
-
-
-def _count_error(app: FastAPI, code: str) -> None:
-    app.state.winnow.metrics.request.errors.labels(code).inc()
-
-
-async def _api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    _count_error(request.app, error.code or error.type)
-    # Rounded up: who comes back earlier is refused again.
-    retry = {} if error.retry_after is None else {"retry-after": str(max(1, ceil(error.retry_after)))}
-    return _json(error.status, error, error.headers | retry)
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if error.status_code == 404:
-        return _json(404, NotFound(f"there is no {request.url.path} here", code="unknown_url"), {})
-    shown = InvalidRequest(f"{request.method} {request.url.path}: {error.detail}", code="bad_request")
-    return _json(error.status_code, shown, dict(error.headers or {}))
-
-
-async def _bad_parameter(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    name = str(first["loc"][-1])
-    return _json(400, InvalidRequest(f"{name}: {first['msg']}", param=name), {})
-
-
-async def _store_away(request: Request, error: Exception) -> Response:
-    """Drivers tell a store that is locked, full or gone in ways of their own."""
-    log.error("request %s: the store failed: %s", getattr(request.state, "id", "?"), error)
-    return await _api_error(request, StoreUnavailable("the store does not answer now; ask again later", retry_after=5))
-
-
-async def _bug(request: Request, error: Exception) -> Response:
-    log.error("request %s failed", getattr(request.state, "id", "?"), exc_info=error)
-    shown = ApiError("something went wrong here; the log has the details under this request's id", code="internal")
-    # What is raised here passes by the middleware that labels every other response.
-    headers = {"x-request-id": request.state.id} if hasattr(request.state, "id") else {}
-    return _json(500, shown, headers | getattr(request.state, "response_headers", {}))
-
-
-def _json(status: int, error: ApiError, headers: dict[str, str]) -> Response:
-    return Response(orjson.dumps(error.body()), status, headers, media_type="application/json")

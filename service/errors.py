@@ -4,7 +4,8 @@ WinnowError
 ├── SetupError              something must be installed, configured or freed first (command line only)
 └── ApiError                has an HTTP status and an OpenAI error body
     ├── InvalidRequest      400  what was sent cannot be answered; `param` says which part
-    │   └── BodyTooLarge    413
+    │   ├── BodyTooLarge    413
+    │   └── WrongMediaType  415
     ├── NotAuthenticated    401
     ├── Forbidden           403
     ├── NotFound            404
@@ -72,6 +73,13 @@ class BodyTooLarge(InvalidRequest):
 
     status = 413
     code = "body_too_large"
+
+
+class WrongMediaType(InvalidRequest):
+    """The body is not of the type, or in the encoding, that is read here."""
+
+    status = 415
+    code = "unsupported_media_type"
 
 
 class NotAuthenticated(ApiError):

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from service.errors import BodyTooLarge
+from service.errors import BodyTooLarge, WrongMediaType
 
 T = TypeVar("T")
+_JSON = "application/json"
 
 
 class ClientLeft(Exception):
@@ -19,6 +20,7 @@ class ClientLeft(Exception):
 
 async def read_body(request: Request, limit: int) -> bytes:
     """The body; BodyTooLarge as soon as more than `limit` bytes are announced or have come."""
+    _check_headers(request)
     message = f"the body is larger than {limit} bytes"
     if int(request.headers.get("content-length") or 0) > limit:
         raise BodyTooLarge(message)
@@ -28,6 +30,16 @@ async def read_body(request: Request, limit: int) -> bytes:
         if len(body) > limit:
             raise BodyTooLarge(message)
     return bytes(body)
+
+
+def _check_headers(request: Request) -> None:
+    """WrongMediaType for what is no JSON as it stands; a client that names no type sends JSON."""
+    kind = request.headers.get("content-type", _JSON).partition(";")[0].strip().lower()
+    if kind != _JSON and not kind.endswith("+json"):
+        raise WrongMediaType(f"the Content-Type is {kind[:100]!r}; send {_JSON}")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise WrongMediaType(f"the Content-Encoding is {encoding[:100]!r}; send the body as it is, uncompressed")
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

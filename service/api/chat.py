@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 from fastapi import APIRouter, Request, Response
@@ -16,7 +17,7 @@ from service.api.events import DONE, EventStream, event
 from service.api.state import AppState, admit, identify, state_of
 from service.errors import ApiError, NotFound
 from service.request.respond import MODEL
-from service.request.schemas import parse_chat_request
+from service.request.schemas import ParameterRules, parse_chat_request
 from service.request.work import Work
 
 router = APIRouter()
@@ -29,7 +30,10 @@ async def create_chat_completion(request: Request) -> Response:
     state = state_of(request)
     identity = identify(request, state)
     limits = await admit(request, state, identity)
-    chat = parse_chat_request(await read_body(request, state.settings.max_body_bytes))
+    rules = ParameterRules(frozenset(state.settings.passed_parameters), state.settings.unknown_parameters)
+    chat, ignored = parse_chat_request(await read_body(request, state.settings.max_body_bytes), rules)
+    if ignored:
+        limits["x-winnow-ignored"] = header_list(ignored)
     if chat.model != MODEL:
         raise NotFound(
             f"there is no model {chat.model!r} here; this gateway serves {MODEL!r} and chooses the policy by itself",
@@ -52,6 +56,11 @@ async def create_chat_completion(request: Request) -> Response:
     except ClientLeft:
         return Response(status_code=_CLIENT_CLOSED_REQUEST)
     return Response(orjson.dumps(answer.body), media_type="application/json", headers=answer.headers)
+
+
+def header_list(names: Iterable[str]) -> str:
+    """Names that a client chose, as a header may hold them."""
+    return ",".join(quote(name[:100], safe="") for name in names)
 
 
 class _PermittedStream(EventStream):

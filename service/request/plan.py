@@ -78,6 +78,11 @@ def make_plan(
     _bound(token_param, asked_tokens, at_most=settings.max_tokens_limit, route=route)
     budget = wish.budget_ms or settings.budget_ms
     _bound("rerank.budget_ms", budget, at_most=settings.max_budget_ms, route=route)
+    if budget < settings.min_budget_ms:
+        raise InvalidRequest(
+            f"rerank.budget_ms={budget} is below {settings.min_budget_ms}, the least that the route {route} can keep",
+            param="rerank.budget_ms",
+        )
     threshold = settings.accept_threshold if wish.accept_threshold is None else wish.accept_threshold
     if threshold < settings.accept_threshold:
         raise InvalidRequest(

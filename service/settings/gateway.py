@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -17,6 +17,7 @@ from pydantic_settings import (
 from routing.routes import Route
 from routing.settings import RouterSettings
 from service.errors import SetupError
+from service.settings.parameters import NEVER_PASSED, PASSED_PARAMETERS
 from service.settings.policy import PolicySettings
 from service.settings.routes import PROFILES, Profile, RouteSettings
 from service.settings.store import StoreSettings
@@ -83,6 +84,16 @@ class Settings(BaseSettings):
     )
     keepalive_seconds: float = Field(5.0, gt=0, description="Comment interval of a stream while it waits.")
     remembered_responses: int = Field(10_000, ge=0, description="Responses kept for lookup by id, in memory.")
+    passed_parameters: tuple[str, ...] = Field(
+        PASSED_PARAMETERS, description="Request parameters beyond OpenAI's that pass on to the policy."
+    )
+    unknown_parameters: Literal["refuse", "ignore"] = Field(
+        "refuse",
+        description="Any other parameter: a 400 that names it, or ignored and named in the header `x-winnow-ignored`.",
+    )
+    cors_origins: tuple[str, ...] = Field(
+        (), description="Origins whose pages may call the API from a browser, or `*`. Empty: none."
+    )
     store: StoreSettings = Field(default_factory=StoreSettings, description="What is remembered (table below).")
     router: RouterSettings = Field(default_factory=RouterSettings, description="Thresholds and rules of routing.")
     routes: dict[Route, RouteSettings] = Field(
@@ -107,6 +118,13 @@ class Settings(BaseSettings):
             if route.policy != "default" and route.policy not in self.policies:
                 raise ValueError(f"routes.{name}.policy: no policy goes by the name {route.policy!r}")
         return self
+
+    @field_validator("passed_parameters")
+    @classmethod
+    def _policy_is_ours(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := sorted(set(names) & NEVER_PASSED):
+            raise ValueError(f"{wrong[0]} is set by the gateway and never passes from a request")
+        return names
 
     def policy(self, name: str) -> PolicySettings:
         """The endpoint that a route's `policy` names."""

@@ -66,6 +66,7 @@ class RouteSettings(BaseModel):
         0.0, ge=0, le=1, description="Share of all other answers that a person sees, so that verdicts speak for all."
     )
     budget_ms: int = Field(30_000, ge=100, description="Time to answer in, from the request's arrival.")
+    min_budget_ms: int = Field(100, ge=1, description="Least time that a request may ask for; less is a 400.")
     max_budget_ms: int = Field(120_000, ge=100, description="Most time that a request may ask for.")
     on_review: Literal["send", "hold_message"] = Field("hold_message", description="What a review sends.")
     on_fallback: Literal["send", "message", "greedy"] = Field("message", description="What a fallback sends.")
@@ -87,6 +88,8 @@ class RouteSettings(BaseModel):
             raise ValueError(f"max_tokens={self.max_tokens} is above max_tokens_limit={self.max_tokens_limit}")
         if self.budget_ms > self.max_budget_ms:
             raise ValueError(f"budget_ms={self.budget_ms} is above max_budget_ms={self.max_budget_ms}")
+        if self.budget_ms < self.min_budget_ms:
+            raise ValueError(f"budget_ms={self.budget_ms} is below min_budget_ms={self.min_budget_ms}")
         if self.review_threshold > self.accept_threshold:
             raise ValueError("review_threshold is above accept_threshold")
         need_names(self.red_flags)

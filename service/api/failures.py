@@ -1,0 +1,79 @@
+"""Every failure as OpenAI's error body, under the status that it means."""
+
+from __future__ import annotations
+
+import logging
+from math import ceil
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from starlette.exceptions import HTTPException
+
+from service.errors import ApiError, InvalidRequest, NotFound, StoreUnavailable
+from service.request.schemas import describe
+
+log = logging.getLogger("winnow.gateway")
+
+_SERVED = "POST /v1/chat/completions and GET /v1/models"
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Let `app` answer every error with a body of OpenAI's shape."""
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _bad_parameter)
+    for away in (OperationalError, InterfaceError, ConnectionError):
+        app.add_exception_handler(away, _store_away)
+    app.add_exception_handler(Exception, _bug)
+
+
+def count_error(app: FastAPI, code: str) -> None:
+    """Count an error that a client was sent."""
+    app.state.winnow.metrics.request.errors.labels(code).inc()
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    count_error(request.app, error.code or error.type)
+    # Rounded up: who comes back earlier is refused again.
+    retry = {} if error.retry_after is None else {"retry-after": str(max(1, ceil(error.retry_after)))}
+    return _json(error.status, error, error.headers | retry)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    headers, path = dict(error.headers or {}), request.url.path
+    if error.status_code == 404:
+        shown: ApiError = NotFound(f"there is no {path} here; Winnow serves {_SERVED}", code="unknown_url")
+    elif error.status_code == 405:
+        shown = InvalidRequest(f"{path} takes {headers.get('Allow', 'other methods')}", code="method_not_allowed")
+    else:
+        shown = InvalidRequest(f"{request.method} {path}: {error.detail}", code="bad_request")
+    return _json(error.status_code, shown, headers)
+
+
+async def _bad_parameter(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    # Without where it stood, such as `query`.
+    return _json(400, describe({**first, "loc": first["loc"][1:]}), {})
+
+
+async def _store_away(request: Request, error: Exception) -> Response:
+    """Drivers tell a store that is locked, full or gone in ways of their own."""
+    log.error("request %s: the store failed: %s", getattr(request.state, "id", "?"), error)
+    return await _api_error(request, StoreUnavailable("the store does not answer now; ask again later", retry_after=5))
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    log.error("request %s failed", getattr(request.state, "id", "?"), exc_info=error)
+    shown = ApiError("something went wrong here; the log has the details under this request's id", code="internal")
+    # What is raised here passes by the middleware that labels every other response.
+    headers = {"x-request-id": request.state.id} if hasattr(request.state, "id") else {}
+    return _json(500, shown, headers | getattr(request.state, "response_headers", {}))
+
+
+def _json(status: int, error: ApiError, headers: dict[str, str]) -> Response:
+    return Response(orjson.dumps(error.body()), status, headers, media_type="application/json")
