@@ -13,17 +13,26 @@ WinnowError
     ├── RateLimited         429  this tenant sent too much
     ├── Overloaded          503  the gateway has as much as it can carry
     ├── ShuttingDown        503  the gateway is stopping; another one, or the same one later, answers
-    ├── PolicyUnavailable   502  the policy cannot be reached, or broke off
     ├── StoreUnavailable    503  what a person is promised cannot be kept
-    ├── ScorerUnavailable   503  the scorer cannot be reached, or failed
-    │   └── ScorerLate           it works, and has no time left for this
+    ├── UpstreamError            a policy or the scorer failed
+    │   ├── PolicyUnavailable     502  the policy cannot be reached, broke off, or is not set up for what it is asked
+    │   │   └── PolicyOverloaded  503  the policy has as much as it can carry
+    │   └── ScorerUnavailable     503  the scorer cannot be reached, or failed
+    │       ├── ScorerLate             it works, and has no time left for this
+    │       └── ModelMoved             it serves another version than the one that was pinned
     └── DeadlineMissed      504  nothing was ready in time
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+# How an upstream failed: unreachable, silent for too long, broke off in mid-answer, answered nonsense, refused the
+# gateway's key or model, asked for less, failed by its own account, or not asked at all because it failed before.
+Failure = Literal[
+    "unreachable", "timeout", "broke_off", "malformed", "misconfigured", "overloaded", "failed", "moved", "circuit_open"
+]
 
 
 class WinnowError(Exception):
@@ -135,11 +144,33 @@ class ShuttingDown(ApiError):
     code = "shutting_down"
 
 
-class PolicyUnavailable(ApiError):
-    """The policy cannot be reached, or broke off."""
+class UpstreamError(ApiError):
+    """A policy or scorer failed. `kind` says how, in a word for metrics; the message never holds its own text."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: Failure = "failed",
+        code: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, code=code, retry_after=retry_after)
+        self.kind = kind
+
+
+class PolicyUnavailable(UpstreamError):
+    """The policy cannot be reached, broke off, or is not set up for what it is asked."""
 
     status = 502
     code = "policy_unavailable"
+
+
+class PolicyOverloaded(PolicyUnavailable):
+    """The policy has as much as it can carry."""
+
+    status = 503
+    code = "policy_overloaded"
 
 
 class StoreUnavailable(ApiError):
@@ -149,7 +180,7 @@ class StoreUnavailable(ApiError):
     code = "store_unavailable"
 
 
-class ScorerUnavailable(ApiError):
+class ScorerUnavailable(UpstreamError):
     """The scorer cannot be reached, or failed."""
 
     status = 503
@@ -158,6 +189,10 @@ class ScorerUnavailable(ApiError):
 
 class ScorerLate(ScorerUnavailable):
     """The scorer works, and could not score this before its deadline."""
+
+
+class ModelMoved(ScorerUnavailable):
+    """The scorer no longer serves the version that was pinned: `Scorer.resolve(orm, fresh=True)` says which it does."""
 
 
 class DeadlineMissed(ApiError):

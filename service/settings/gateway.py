@@ -18,7 +18,7 @@ from routing.routes import Route
 from routing.settings import RouterSettings
 from service.errors import SetupError
 from service.settings.parameters import NEVER_PASSED, PASSED_PARAMETERS
-from service.settings.policy import PolicySettings
+from service.settings.policy import Dialect, PolicySettings, UpstreamSettings, base_url
 from service.settings.routes import PROFILES, Profile, RouteSettings
 from service.settings.store import StoreSettings
 from service.settings.tenants import TenantLimits, TenantSettings
@@ -39,9 +39,14 @@ class Settings(BaseSettings):
     policy_url: str = Field("http://127.0.0.1:8001", description="Policy: an OpenAI-compatible server, without /v1.")
     policy_model: str = Field("smollm2-135m-instruct", description="Model name to ask the policy for.")
     policy_api_key: str | None = Field(None, description="Bearer token that the policy wants, if any.")
+    policy_dialect: Dialect = Field("vllm", description="What the policy understands (see Policies below).")
+    policy_headers: dict[str, str] = Field(default_factory=dict, description="Further headers to send the policy.")
     policies: dict[str, PolicySettings] = Field(default_factory=dict, description="Further policies, by name.")
     scorer_url: str = Field("http://127.0.0.1:8002", description="Winnow scorer.")
     scorer_api_key: str | None = Field(None, description="Bearer token that the scorer wants, if any.")
+    upstreams: UpstreamSettings = Field(
+        default_factory=UpstreamSettings, description="When an upstream counts as failed (table below)."
+    )
     max_body_bytes: int = Field(1_000_000, ge=1_000, description="Largest request body.")
     max_inflight_candidates: int = Field(
         512,
@@ -112,6 +117,11 @@ class Settings(BaseSettings):
         merged = {name: {**PROFILES[profile].get(name, {}), **_as_dict(given.get(name))} for name in names}
         return {**data, "routes": merged}
 
+    @field_validator("policy_url", "scorer_url")
+    @classmethod
+    def _base_urls(cls, url: str) -> str:
+        return base_url(url)
+
     @model_validator(mode="after")
     def _policies_exist(self) -> Settings:
         for name, route in self.routes.items():
@@ -129,7 +139,13 @@ class Settings(BaseSettings):
     def policy(self, name: str) -> PolicySettings:
         """The endpoint that a route's `policy` names."""
         if name == "default":
-            return PolicySettings(url=self.policy_url, model=self.policy_model, api_key=self.policy_api_key)
+            return PolicySettings(
+                url=self.policy_url,
+                model=self.policy_model,
+                api_key=self.policy_api_key,
+                dialect=self.policy_dialect,
+                headers=self.policy_headers,
+            )
         return self.policies[name]
 
     @model_validator(mode="after")

@@ -1,8 +1,13 @@
-"""A policy endpoint."""
+"""A policy endpoint, and how the gateway treats the servers it calls."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Dialect = Literal["vllm", "openai", "minimal"]
 
 
 class PolicySettings(BaseModel):
@@ -10,6 +15,50 @@ class PolicySettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    url: str = Field(description="Base URL of an OpenAI-compatible server, without /v1.")
+    url: str = Field(description="Base URL of an OpenAI-compatible server, without /v1; it may have a path.")
     model: str = Field(description="Model name to ask it for.")
-    api_key: str | None = Field(None, description="Bearer token it wants, if any.")
+    api_key: str | None = Field(None, description="Bearer token it requires, if any.")
+    dialect: Dialect = Field(
+        "vllm",
+        description="`vllm`: everything. `openai`: only what OpenAI's API takes, such as `max_completion_tokens` and "
+        "32-bit seeds. `minimal`: for llama.cpp, Ollama and others; like `openai`, with `max_tokens` and without "
+        "`stream_options`.",
+    )
+    headers: dict[str, str] = Field(default_factory=dict, description="Further headers to send it.")
+
+    @field_validator("url")
+    @classmethod
+    def _base_url(cls, url: str) -> str:
+        return base_url(url)
+
+
+class UpstreamSettings(BaseModel):
+    """When a policy or the scorer counts as failed, and how its connections are kept."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    failures: int = Field(
+        10, ge=1, description="Consecutive failures after which an upstream is not called for `pause_seconds`."
+    )
+    pause_seconds: float = Field(5.0, gt=0, description="Pause before one call tries a failed upstream again.")
+    stall_seconds: float = Field(
+        10.0, gt=0, description="A call that is cancelled after this long without any answer counts as a failure."
+    )
+    idle_seconds: float = Field(
+        15.0, gt=0, description="An upstream that nothing was heard of for this long is probed when readiness is asked."
+    )
+    probe_seconds: float = Field(2.5, gt=0, description="Time that such a probe, a completion of one token, may take.")
+    connections: int = Field(2000, ge=1, description="Open connections to all upstreams together.")
+
+
+def base_url(url: str) -> str:
+    """The URL without a final slash. Raises ValueError if it cannot be the base of an API's paths."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url!r} is not an http:// or https:// URL")
+    if parts.query or parts.fragment:
+        raise ValueError(f"{url!r} has a query or a fragment; leave it out")
+    bare = url.rstrip("/")
+    if bare.endswith("/v1"):
+        raise ValueError(f"{url!r} ends in /v1, which is added by itself; write {bare.removesuffix('/v1')!r}")
+    return bare

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Any, Protocol
 
 import aiohttp
 import orjson
 
-from service.errors import InvalidRequest, NotFound, PolicyUnavailable
+from service.errors import PolicyUnavailable
 from service.settings import PolicySettings
+from service.upstream.chunks import ChunkReader, is_plain, parse
+from service.upstream.dialects import spoken
+from service.upstream.events import DONE, EventDecoder
+from service.upstream.refusals import refusal
 
-_DONE = b"[DONE]"
+__all__ = ["HttpPolicy", "Policy", "parse"]
+
 _CONNECT_SECONDS = 5.0
 _HEALTH_SECONDS = 2.0
-# A line of a stream is one token with its log-probabilities; far below this.
-_MAX_LINE = 2**20
+_READ_BYTES = 2**20
+_LARGEST_ERROR = 2**16
+_USAGE = {"include_usage": True}
 
 
 class Policy(Protocol):
     """The seam to what samples. `body` is OpenAI's chat request without model and streaming fields."""
 
     def sample(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """The chunks of one streamed completion; closing the iterator cancels it at the policy."""
+        """The normal chunks (chunks.py) of one streamed completion, each with usage up to it; closing the iterator
+        cancels it at the policy."""
 
     def relay(self, body: dict[str, Any]) -> AsyncGenerator[list[bytes], None]:
-        """The same, each chunk as it came, those together that came together; usage is in the last."""
+        """The same as bytes, those together that came together; usage is in the last. Nothing is yielded before the
+        policy has accepted the request: its refusal is raised first."""
 
     async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
         """A whole completion in one chunk."""
@@ -41,44 +50,38 @@ class HttpPolicy:
     def __init__(self, endpoint: PolicySettings, session: aiohttp.ClientSession) -> None:
         self._endpoint = endpoint
         self._session = session
-        self._headers = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
+        self._headers = {"Content-Type": "application/json", **endpoint.headers}
+        if endpoint.api_key:
+            self._headers["Authorization"] = f"Bearer {endpoint.api_key}"
 
     async def sample(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """Chunks as the policy sends them; usage comes with each, so that a cancelled stream is counted too."""
-        options = {"include_usage": True, "continuous_usage_stats": True}
-        async with aclosing(self.relay(body | {"stream_options": options})) as blocks:
+        """Usage comes with each chunk, so that a cancelled stream is counted too: the policy's where it tells it, else
+        a token for each chunk with text."""
+        request = self._request(body | {"stream_options": _USAGE | {"continuous_usage_stats": True}}, stream=True)
+        reader, counted = ChunkReader(request), 0
+        async with aclosing(self._blocks(request, reader)) as blocks:
             async for payloads in blocks:
                 for payload in payloads:
-                    yield parse(payload)
+                    chunk = reader.read(payload)
+                    if chunk.get("usage") is None:
+                        counted += _has_text(chunk)
+                        chunk["usage"] = {"prompt_tokens": 0, "completion_tokens": counted, "estimated": True}
+                    yield chunk
 
     async def relay(self, body: dict[str, Any]) -> AsyncGenerator[list[bytes], None]:
-        """Payloads of server-sent events, by the block in which the network delivered them."""
-        request = {"stream_options": {"include_usage": True}, **body, "n": 1, "stream": True}
-        with _reaching():
-            async with self._post(request) as response:
-                await _raise_for_status(response)
-                async for payloads in _payloads(response):
-                    yield payloads
+        """Plain chunks as they came, the others as normal ones."""
+        request = self._request({"stream_options": _USAGE} | body, stream=True)
+        reader = ChunkReader(request)
+        async with aclosing(self._blocks(request, reader)) as blocks:
+            async for payloads in blocks:
+                yield [payload if is_plain(payload) else orjson.dumps(reader.read(payload)) for payload in payloads]
 
     async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
         """Asked without streaming: one body instead of an event a token."""
+        request = self._request(body)
         with _reaching():
-            async with self._post(body | {"n": 1}) as response:
-                await _raise_for_status(response)
-                whole = parse(await response.read())
-        choices = [choice | {"delta": choice["message"]} for choice in whole.get("choices") or []]
-        if not choices:
-            raise PolicyUnavailable("the policy answered without a choice")
-        return whole | {"choices": choices}
-
-    def _post(self, request: dict[str, Any]) -> Any:
-        return self._session.post(
-            f"{self._endpoint.url}/v1/chat/completions",
-            data=orjson.dumps(request | {"model": self._endpoint.model}),
-            headers=self._headers | {"Content-Type": "application/json"},
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
-            read_bufsize=_MAX_LINE,
-        )
+            async with self._answering(request) as response:
+                return ChunkReader(request).whole(await response.read())
 
     async def healthy(self) -> bool:
         """Whether it lists its models: every OpenAI-compatible server does."""
@@ -92,60 +95,90 @@ class HttpPolicy:
         except (aiohttp.ClientError, ConnectionError, TimeoutError):
             return False
 
+    def _request(self, body: dict[str, Any], *, stream: bool = False) -> dict[str, Any]:
+        asked = body | {"model": self._endpoint.model, "n": 1} | ({"stream": True} if stream else {})
+        return spoken(asked, self._endpoint.dialect)
+
+    async def _blocks(self, request: dict[str, Any], reader: ChunkReader) -> AsyncGenerator[list[bytes], None]:
+        """Payloads of a stream, by the block in which the network delivered them."""
+        with _reaching():
+            async with self._answering(request) as response:
+                if response.content_type == "application/json":
+                    # A server that does not stream.
+                    yield [orjson.dumps(reader.whole(await response.read()))]
+                    return
+                if response.content_type == "text/html":
+                    raise PolicyUnavailable(
+                        "the policy answered with a web page; the gateway's operator has to check its url",
+                        kind="malformed",
+                    )
+                async for payloads in _payloads(response):
+                    yield payloads
+
+    @asynccontextmanager
+    async def _answering(self, request: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A response with status 200."""
+        async with self._session.post(
+            f"{self._endpoint.url}/v1/chat/completions",
+            data=orjson.dumps(request),
+            headers=self._headers,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+            read_bufsize=_READ_BYTES,
+            allow_redirects=False,
+        ) as response:
+            if response.status != 200:
+                body = await response.content.read(_LARGEST_ERROR)
+                raise refusal(response.status, body, request, response.headers.get("retry-after"))
+            yield response
+
 
 @contextmanager
 def _reaching() -> Iterator[None]:
     try:
         yield
-    except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
-        raise PolicyUnavailable(f"the policy could not be reached or broke off ({type(error).__name__})") from error
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        raise PolicyUnavailable("the policy cannot be reached", kind="unreachable") from error
+    except TimeoutError as error:
+        raise PolicyUnavailable("the policy did not answer in time", kind="timeout") from error
+    except (aiohttp.ClientError, ConnectionError) as error:
+        raise PolicyUnavailable("the policy broke off", kind="broke_off") from error
 
 
 async def _payloads(response: aiohttp.ClientResponse) -> AsyncIterator[list[bytes]]:
-    rest, ended = b"", False
-    async for block in response.content.iter_any():
-        *lines, rest = (rest + block).split(b"\n")
-        if len(rest) > _MAX_LINE:
-            raise PolicyUnavailable(f"the policy sent a line of more than {_MAX_LINE} bytes")
-        payloads = [line[5:].strip() for line in lines if line.startswith(b"data:")]
-        if _DONE in payloads:
-            ended = True
-            payloads = payloads[: payloads.index(_DONE)]
-        if payloads:
-            yield payloads
-        if ended:
-            break
-    if not ended:
-        raise PolicyUnavailable("the policy ended its stream before the completion was done")
-
-
-def parse(payload: bytes) -> dict[str, Any]:
-    """A payload's object; PolicyUnavailable when it is not JSON or says that sampling failed."""
+    """Until [DONE], or the end of the connection after a chunk with a reason to finish."""
+    decoder, last = EventDecoder(), deque[bytes](maxlen=4)
     try:
-        chunk: dict[str, Any] = orjson.loads(payload)
-    except orjson.JSONDecodeError as error:
-        raise PolicyUnavailable("the policy sent something that is not JSON") from error
-    if "error" in chunk:
-        message = (chunk["error"] or {}).get("message", "no reason given")
-        raise PolicyUnavailable(f"the policy failed while it sampled: {message}")
-    return chunk
+        async for block in response.content.iter_any():
+            payloads = decoder.feed(block)
+            if DONE in payloads:
+                if before := payloads[: payloads.index(DONE)]:
+                    yield before
+                return
+            if payloads:
+                last.extend(payloads)
+                yield payloads
+        payloads = decoder.end()
+        if before := [payload for payload in payloads if payload != DONE]:
+            yield before
+        if DONE in payloads:
+            return
+        last.extend(before)
+    except aiohttp.ClientPayloadError:
+        if not _finished(last):
+            raise
+    if not _finished(last):
+        raise PolicyUnavailable("the policy ended its stream before the completion was done", kind="broke_off")
 
 
-async def _raise_for_status(response: aiohttp.ClientResponse) -> None:
-    if response.status == 200:
-        return
-    message = _error_message(await response.read())
-    if response.status == 404:
-        raise NotFound(f"the policy does not serve the configured model: {message}", code="policy_model_not_found")
-    if response.status in (400, 413, 422):
-        # The client's own parameters, such as a prompt longer than the model's context.
-        raise InvalidRequest(message, code="rejected_by_policy")
-    raise PolicyUnavailable(f"the policy answered {response.status}: {message}")
+def _finished(payloads: deque[bytes]) -> bool:
+    reader = ChunkReader({})
+    for payload in payloads:
+        reader.read(payload)
+    return reader.finished
 
 
-def _error_message(body: bytes) -> str:
-    try:
-        error = orjson.loads(body).get("error")
-        return str(error.get("message")) if isinstance(error, dict) else str(error)
-    except (orjson.JSONDecodeError, AttributeError):
-        return "no reason given"
+def _has_text(chunk: dict[str, Any]) -> bool:
+    return any(
+        delta.get("content") or delta.get("reasoning") or delta.get("tool_calls")
+        for delta in (choice["delta"] for choice in chunk["choices"])
+    )

@@ -1,0 +1,152 @@
+"""A policy's chunks in one shape, whatever shape they come in.
+
+A normal chunk is OpenAI's `chat.completion.chunk`: `choices` holds the choice 0 or nothing; its `delta` is an object;
+`content` is text or None; each entry of `tool_calls` has an integer `index` and arguments as text; reasoning stands
+under both `reasoning` and `reasoning_content`; `usage` is None or has whole numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from service.errors import PolicyUnavailable
+from service.upstream.refusals import failure
+from service.upstream.tool_calls import ToolCalls, whole_calls
+
+# A chunk of one choice that begins with text. What else it holds is looked for below.
+_TEXT = re.compile(rb'"choices": ?\[\{"index": ?0, ?"delta": ?\{(?:"role": ?"assistant", ?)?"content": ?"')
+_ODD = (b'"tool_calls"', b'"reasoning', b'"error"')
+# Other servers' words for OpenAI's reasons.
+_REASONS = {
+    "eos": "stop",
+    "eos_token": "stop",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "tool_use": "tool_calls",
+}
+_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+
+
+def is_plain(payload: bytes) -> bool:
+    """Whether a chunk is surely normal as it stands; a test of its bytes, a third of the cost of parsing it."""
+    return (
+        _TEXT.search(payload) is not None
+        and not any(name in payload for name in _ODD)
+        and payload.count(b'"delta":') == 1
+        and payload.endswith(b"}")
+    )
+
+
+def parse(payload: bytes) -> dict[str, Any]:
+    """A payload's object; PolicyUnavailable if it is none, or says that sampling failed."""
+    chunk = _object(payload)
+    if chunk.get("error"):
+        raise failure(chunk["error"], {})
+    return chunk
+
+
+class ChunkReader:
+    """Reads the chunks of one completion; `request` is what the policy was asked."""
+
+    def __init__(self, request: Mapping[str, Any]) -> None:
+        self._request = request
+        self._calls = ToolCalls()
+        self.finished = False
+
+    def read(self, payload: bytes) -> dict[str, Any]:
+        """The normal chunk. Raises PolicyUnavailable, or InvalidRequest if the policy says so in its stream."""
+        chunk = _object(payload)
+        if chunk.get("error"):
+            raise failure(chunk["error"], self._request)
+        choices = [self._choice(choice) for choice in _choices(chunk)]
+        self.finished |= any(choice["finish_reason"] is not None for choice in choices)
+        return chunk | {"choices": choices} | usage_of(chunk)
+
+    def whole(self, content: bytes) -> dict[str, Any]:
+        """A completion that is not streamed, as one chunk with its message as `delta`."""
+        chunk = _object(content)
+        if chunk.get("error"):
+            raise failure(chunk["error"], self._request)
+        choices = [self._choice(choice, whole=True) for choice in _choices(chunk)]
+        if not choices:
+            raise PolicyUnavailable("the policy answered without a choice", kind="malformed")
+        self.finished = True
+        return chunk | {"choices": choices} | usage_of(chunk)
+
+    def _choice(self, choice: dict[str, Any], *, whole: bool = False) -> dict[str, Any]:
+        reason = choice.get("finish_reason") or None
+        if reason == "error":
+            raise PolicyUnavailable("the policy failed while it sampled", kind="failed")
+        delta = choice.get("delta") or choice.get("message") or {}
+        if not isinstance(delta, dict) or not (reason is None or isinstance(reason, str)):
+            raise _malformed()
+        normal = {name: value for name, value in choice.items() if name != "message"}
+        message = self._delta(delta, whole)
+        normal |= {"index": 0, "delta": message, "finish_reason": _REASONS.get(reason or "", reason)}
+        return normal | {"message": message} if whole else normal
+
+    def _delta(self, delta: dict[str, Any], whole: bool) -> dict[str, Any]:
+        normal = dict(delta)
+        if "content" in delta:
+            normal["content"] = _text(delta["content"])
+        reasoning = next((text for name in ("reasoning", "reasoning_content") if (text := delta.get(name))), None)
+        if isinstance(reasoning, str):
+            normal |= {"reasoning": reasoning, "reasoning_content": reasoning}
+        calls = normal.pop("tool_calls", None) or []
+        calls = [calls] if isinstance(calls, dict) else calls
+        if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+            raise _malformed()
+        if calls:
+            normal["tool_calls"] = whole_calls(calls) if whole else [self._calls.fragment(call) for call in calls]
+        return normal
+
+
+def usage_of(chunk: dict[str, Any]) -> dict[str, Any]:
+    """`usage` with whole numbers, to lay over the chunk; None if there is none to speak of."""
+    usage = chunk.get("usage")
+    if usage is None:
+        return {}
+    if not isinstance(usage, dict) or not usage:
+        return {"usage": None}
+    return {"usage": usage | {name: _count(usage.get(name)) for name in _COUNTS}}
+
+
+def _object(payload: bytes) -> dict[str, Any]:
+    try:
+        chunk = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise PolicyUnavailable("the policy sent something that is not JSON", kind="malformed") from error
+    if not isinstance(chunk, dict):
+        raise _malformed()
+    return chunk
+
+
+def _choices(chunk: dict[str, Any]) -> list[dict[str, Any]]:
+    """The choice 0: one was asked for, and another is nobody's."""
+    choices = chunk.get("choices") or []
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise _malformed()
+    return [choice for choice in choices if choice.get("index") in (0, None)][:1]
+
+
+def _text(content: Any) -> str | None:
+    """Content as text; of a list of parts the texts."""
+    if isinstance(content, list):
+        texts = [part.get("text") for part in content if isinstance(part, dict)]
+        return "".join(text for text in texts if isinstance(text, str))
+    if content is None or isinstance(content, str):
+        return content
+    raise _malformed()
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and value > 0 else 0
+
+
+def _malformed() -> PolicyUnavailable:
+    return PolicyUnavailable("the policy sent a chunk that is not in OpenAI's shape", kind="malformed")
