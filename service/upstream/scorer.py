@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import aiohttp
 import orjson
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reward_model.calibration import Curve
 from reward_model.stopping import CandidateScores, PartialScores
-from service.errors import ScorerLate, ScorerUnavailable
+from service.errors import ModelMoved, ScorerLate, ScorerUnavailable
+from service.upstream.refusals import seconds_of
 
 _CONNECT_SECONDS = 2.0
 _HEALTH_SECONDS = 2.0
 _MODELS_SECONDS = 5.0
+_PREFILL_MS = 10_000
+
+Shape = TypeVar("Shape", bound=BaseModel)
+
+log = logging.getLogger("winnow.scorer")
 
 
 @dataclass(frozen=True)
@@ -55,11 +65,12 @@ class ServedModel(NamedTuple):
 class Scorer(Protocol):
     """The seam to what scores."""
 
-    async def resolve(self, orm: str) -> ServedModel:
-        """The version an alias stands for now, to be pinned for the whole request."""
+    async def resolve(self, orm: str, *, fresh: bool = False) -> ServedModel:
+        """The version an alias stands for now, to be pinned for the whole request; `fresh` after a ModelMoved."""
 
-    async def prefill(self, prompt: list[dict[str, Any]], orm: str) -> None:
-        """Let the scorer prepare for this prompt while the policy samples."""
+    async def prefill(self, prompt: list[dict[str, Any]], orm: str, timeout_ms: int = _PREFILL_MS) -> None:
+        """Let the scorer prepare for this prompt while the policy samples. Only speed is lost if it fails: no score
+        should wait for it."""
 
     async def score(
         self,
@@ -73,7 +84,10 @@ class Scorer(Protocol):
         stopping_rule: str | None = None,
         partial: bool = False,
     ) -> ScoreReply:
-        """Score completions of one prompt; `partial` ones still grow and get no probability."""
+        """Score completions of one prompt, each with its `index`; `partial` ones still grow and get no probability.
+
+        Raises ModelMoved if `orm` is no longer served, ScorerLate if the time is over, ScorerUnavailable otherwise.
+        """
 
     async def healthy(self) -> bool:
         """Whether it answers."""
@@ -90,23 +104,25 @@ class HttpScorer:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._models: dict[str, ServedModel] = {}
         self._models_at = float("-inf")
+        self._listing: asyncio.Task[None] | None = None
 
-    async def resolve(self, orm: str) -> ServedModel:
-        """From the scorer's list of models, asked for at most every few seconds."""
-        if time.monotonic() - self._models_at > _MODELS_SECONDS or orm not in self._models:
-            listed = await self._call("GET", "/v1/models", None, _MODELS_SECONDS)
-            self._models = {}
-            for model in listed["data"]:
-                served = ServedModel(model["id"], Stopping.model_validate(model.get("stopping") or {}))
-                self._models |= dict.fromkeys((served.id, *model.get("aliases", [])), served)
-            self._models_at = time.monotonic()
+    async def resolve(self, orm: str, *, fresh: bool = False) -> ServedModel:
+        """From the scorer's list of models, asked for at most every few seconds, once for all who wait for it."""
+        if fresh or orm not in self._models or time.monotonic() - self._models_at > _MODELS_SECONDS:
+            if self._listing is None or self._listing.done():
+                self._listing = asyncio.create_task(self._list_models())
+            # Whoever leaves must not take the list from the others.
+            await asyncio.shield(self._listing)
         if orm not in self._models:
-            raise ScorerUnavailable(f"the scorer serves no model {orm!r}; it has {', '.join(sorted(self._models))}")
+            raise ScorerUnavailable(
+                f"the scorer serves no model {orm!r}; the gateway's operator has to correct the route's orm",
+                kind="misconfigured",
+            )
         return self._models[orm]
 
-    async def prefill(self, prompt: list[dict[str, Any]], orm: str) -> None:
+    async def prefill(self, prompt: list[dict[str, Any]], orm: str, timeout_ms: int = _PREFILL_MS) -> None:
         """POST /v1/prefill."""
-        await self._call("POST", "/v1/prefill", {"prompt": prompt, "orm": orm}, 30.0)
+        await self._call("POST", "/v1/prefill", {"prompt": prompt, "orm": orm}, min(timeout_ms, _PREFILL_MS) / 1000)
 
     async def score(
         self,
@@ -131,11 +147,14 @@ class HttpScorer:
             "stopping_rule": stopping_rule,
             "partial": partial,
         }
-        reply = await self._call("POST", "/v1/score", body, max(1, deadline_ms) / 1000)
-        results = [
-            Scored(r["index"], r["score"], r.get("probability"), r.get("disagreement")) for r in reply["results"]
-        ]
-        return ScoreReply(reply["orm"], reply.get("calibrator"), results)
+        content = await self._call("POST", "/v1/score", body, max(1, deadline_ms) / 1000)
+        reply = _checked(_Reply, content)
+        if [result.index for result in reply.results] != [completion.get("index") for completion in completions]:
+            raise ScorerUnavailable(
+                "the scorer's results are not those of the completions it was sent", kind="malformed"
+            )
+        results = [Scored(**result.model_dump()) for result in reply.results]
+        return ScoreReply(reply.orm, reply.calibrator, results)
 
     async def healthy(self) -> bool:
         """Whether it is ready."""
@@ -145,26 +164,87 @@ class HttpScorer:
             return False
         return True
 
-    async def _call(self, method: str, path: str, body: dict[str, Any] | None, seconds: float) -> Any:
-        try:
+    async def _list_models(self) -> None:
+        listed = _checked(_Listed, await self._call("GET", "/v1/models", None, _MODELS_SECONDS))
+        self._models = {
+            name: ServedModel(model.id, model.stopping or Stopping())
+            for model in listed.data
+            for name in (model.id, *model.aliases)
+        }
+        self._models_at = time.monotonic()
+
+    async def _call(self, method: str, path: str, body: dict[str, Any] | None, seconds: float) -> bytes:
+        # The time that a score is given is what its request has left.
+        with _reaching(ScorerLate if path == "/v1/score" else ScorerUnavailable):
             async with self._session.request(
                 method,
                 self._url + path,
                 data=None if body is None else orjson.dumps(body),
                 headers=self._headers,
                 timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS),
+                allow_redirects=False,
             ) as response:
                 content = await response.read()
-                if response.status != 200:
-                    refused = ScorerLate if response.status == 504 else ScorerUnavailable
-                    raise refused(f"the scorer answered {response.status}: {_message(content)}")
-                return orjson.loads(content)
-        except (aiohttp.ClientError, ConnectionError, TimeoutError, orjson.JSONDecodeError) as error:
-            raise ScorerUnavailable(f"the scorer could not be reached ({type(error).__name__})") from error
+        if response.status != 200:
+            raise _refusal(response.status, path, response.headers.get("retry-after"))
+        return content
 
 
-def _message(content: bytes) -> str:
+class _Result(BaseModel):
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    index: int
+    score: float
+    probability: float | None = Field(None, ge=0, le=1)
+    disagreement: float | None = Field(None, ge=0)
+
+
+class _Reply(BaseModel):
+    orm: str
+    calibrator: dict[str, Any] | None = None
+    results: list[_Result]
+
+
+class _Model(BaseModel):
+    id: str
+    aliases: list[str] = []
+    stopping: Stopping | None = None
+
+
+class _Listed(BaseModel):
+    data: list[_Model]
+
+
+def _checked(shape: type[Shape], content: bytes) -> Shape:
     try:
-        return str(orjson.loads(content)["error"]["message"])
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return "no reason given"
+        return shape.model_validate(orjson.loads(content))
+    except (orjson.JSONDecodeError, ValidationError) as error:
+        raise ScorerUnavailable("the scorer sent something else than it should", kind="malformed") from error
+
+
+def _refusal(status: int, path: str, retry_after: str | None) -> ScorerUnavailable:
+    log.warning("the scorer answered %s with status %d", path, status)
+    if status == 504:
+        return ScorerLate("the scorer had no time left for this", kind="timeout")
+    if status in (404, 409) and path != "/v1/models":
+        return ModelMoved("the scorer no longer serves the version that this request began with", kind="moved")
+    if status in (401, 403):
+        return ScorerUnavailable(
+            "the scorer refuses this gateway's key; the gateway's operator has to correct it", kind="misconfigured"
+        )
+    pause = seconds_of(retry_after)
+    if status in (429, 503):
+        return ScorerUnavailable("the scorer has as much as it can carry", kind="overloaded", retry_after=pause or 1)
+    return ScorerUnavailable(f"the scorer answered with status {status}", retry_after=pause)
+
+
+@contextmanager
+def _reaching(overdue: type[ScorerUnavailable]) -> Iterator[None]:
+    try:
+        yield
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        raise ScorerUnavailable("the scorer cannot be reached", kind="unreachable") from error
+    except TimeoutError as error:
+        raise overdue("the scorer did not answer in the time that it was given", kind="timeout") from error
+    except (aiohttp.ClientError, ConnectionError) as error:
+        raise ScorerUnavailable("the scorer broke off", kind="broke_off") from error

@@ -143,12 +143,12 @@ class FakeScorer:
         self.stopping = Stopping()
         self.prefilled: list[str] = []
 
-    async def resolve(self, orm: str) -> ServedModel:
+    async def resolve(self, orm: str, *, fresh: bool = False) -> ServedModel:
         if self.down:
             raise ScorerUnavailable("the scorer could not be reached")
         return ServedModel("fake@1", self.stopping)
 
-    async def prefill(self, prompt: list[dict[str, Any]], orm: str) -> None:
+    async def prefill(self, prompt: list[dict[str, Any]], orm: str, timeout_ms: int = 10_000) -> None:
         self.prefilled.append(orm)
 
     async def score(
