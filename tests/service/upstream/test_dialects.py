@@ -12,6 +12,7 @@ from aiohttp import web
 from service.errors import InvalidRequest
 from service.request.plan import candidate_seed
 from service.settings import PolicySettings
+from service.settings.parameters import PASSED_PARAMETERS
 from service.settings.policy import Dialect
 from service.upstream.dialects import folded_seed, spoken
 from service.upstream.policy import HttpPolicy
@@ -121,6 +122,13 @@ def test_a_wish_that_would_be_ignored_is_refused_by_name(name: str, value: Any) 
     with pytest.raises(InvalidRequest) as caught:
         spoken({name: value}, "openai")
     assert (caught.value.param, caught.value.code) == (name, "unsupported_parameter")
+
+
+@pytest.mark.parametrize("name", sorted(set(PASSED_PARAMETERS) - {"reasoning_effort"}))
+def test_no_extra_of_vllms_reaches_another_server(name: str) -> None:
+    with pytest.raises(InvalidRequest):
+        spoken({name: "something"}, "minimal")
+    assert spoken({name: None}, "minimal") == {}
 
 
 def test_vllm_is_sent_everything() -> None:
