@@ -18,14 +18,15 @@ from service.api import administration, audits, chat, feedback, health, labels, 
 from service.api.authentication import Keyring
 from service.api.cors import allow_origins
 from service.api.draining import Drain, DrainMiddleware
-from service.api.failures import add_error_handlers, count_error
-from service.api.request_ids import RequestIds
+from service.api.failures import add_error_handlers
+from service.api.request_scope import RequestScope
 from service.api.state import AppState
 from service.audits.judging import Audits
 from service.audits.watch import watch_audits
 from service.background import Background, running_background
 from service.errors import SetupError
 from service.metrics import Metrics
+from service.otel import Tracing, open_tracing
 from service.request.pipeline import Pipeline, RequestRouter
 from service.request.recent import RecentResponses
 from service.reviews.queue import Reviews, measure_backlog
@@ -33,6 +34,7 @@ from service.reviews.webhook import Webhook
 from service.settings import Settings, StoreSettings
 from service.store.history import History, open_history
 from service.store.retention import forget_on_and_on
+from service.upstream.context import send_context
 from service.upstream.health import Readiness
 from service.upstream.policy import HttpPolicy, Policy
 from service.upstream.scorer import HttpScorer, Scorer
@@ -48,6 +50,7 @@ def create_app(
     scorer: Scorer | None = None,
     router: RequestRouter | None = None,
     registry: CollectorRegistry | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The app; what is not given is made from the settings.
 
@@ -64,7 +67,8 @@ def create_app(
         rates = Rates(metrics, settings.limits_url)
         admission = Admission(settings.max_inflight_candidates, settings.tenant, rates, metrics)
         async with (
-            aiohttp.ClientSession(connector=connector) as session,
+            aiohttp.ClientSession(connector=connector, middlewares=(send_context,)) as session,
+            open_tracing(settings.traces_endpoint) as exporting,
             open_history(settings.store, metrics) as history,
             running_background(metrics) as background,
         ):
@@ -79,6 +83,7 @@ def create_app(
                 router or Router.load(settings=settings.router),
                 metrics,
                 admission,
+                tracing or exporting,
                 history,
             )
             try:
@@ -90,8 +95,8 @@ def create_app(
     for module in (chat, models, rerank, feedback, reviews, audits, labels, administration, health):
         app.include_router(module.router)
     app.state.drain = Drain()
-    app.add_middleware(DrainMiddleware, drain=app.state.drain, count=lambda code: count_error(app, code))
-    app.add_middleware(RequestIds)
+    app.add_middleware(DrainMiddleware, drain=app.state.drain)
+    app.add_middleware(RequestScope)
     allow_origins(app, settings.cors_origins)
     add_error_handlers(app)
     return app
@@ -115,6 +120,7 @@ def _state(
     router: RequestRouter,
     metrics: Metrics,
     admission: Admission,
+    tracing: Tracing | None,
     history: History | None,
 ) -> AppState:
     recent = RecentResponses(settings.remembered_responses)
@@ -126,4 +132,4 @@ def _state(
     pipeline = Pipeline(settings, policies, scorer, router, metrics, admission, recent, history)
     readiness = Readiness({"scorer": scorer, **{f"policy:{name}": policy for name, policy in policies.items()}})
     engine = history.engine if history else None
-    return AppState(settings, keyring, admission, metrics, pipeline, recent, readiness, engine)
+    return AppState(settings, keyring, admission, metrics, pipeline, recent, readiness, engine, tracing)

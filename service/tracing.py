@@ -69,6 +69,9 @@ class Span(Protocol):
     def child(self, name: str, kind: SpanKind, attributes: Attributes) -> Span:
         """A stage within this one."""
 
+    def rename(self, name: str) -> None:
+        """Name it anew."""
+
     def set(self, attributes: Attributes) -> None:
         """Add attributes; those that are None are left out."""
 
@@ -85,6 +88,9 @@ class NoSpan:
         """Nothing within it is recorded either."""
         return self
 
+    def rename(self, name: str) -> None:
+        """It has no name."""
+
     def set(self, attributes: Attributes) -> None:
         """Dropped."""
 
@@ -100,9 +106,9 @@ class Caller:
     trace: TraceParent
 
 
-_NO_SPAN: Span = NoSpan()
+NO_SPAN: Span = NoSpan()
 _caller: ContextVar[Caller | None] = ContextVar("winnow_caller", default=None)
-_span: ContextVar[Span] = ContextVar("winnow_span", default=_NO_SPAN)
+_span: ContextVar[Span] = ContextVar("winnow_span", default=NO_SPAN)
 
 
 def incoming_trace(traceparent: str | None, tracestate: str | None) -> TraceParent | None:
@@ -137,8 +143,8 @@ def request_span(root: Span, caller: Caller) -> Iterator[None]:
 @contextmanager
 def span(name: str, attributes: Attributes | None = None, kind: SpanKind = "internal") -> Iterator[Span]:
     """A stage of the current request; outside one, or untraced, nothing is recorded."""
-    if (parent := _span.get()) is _NO_SPAN:
-        yield _NO_SPAN
+    if (parent := _span.get()) is NO_SPAN:
+        yield NO_SPAN
         return
     child = parent.child(name, kind, attributes or {})
     with _current(child):

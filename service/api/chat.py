@@ -19,6 +19,7 @@ from service.errors import ApiError, NotFound
 from service.request.respond import MODEL
 from service.request.schemas import ParameterRules, parse_chat_request
 from service.request.work import Work
+from service.summary import note
 
 router = APIRouter()
 _CLIENT_CLOSED_REQUEST = 499
@@ -82,7 +83,7 @@ async def _events(state: AppState, work: Work) -> AsyncGenerator[bytes, None]:
         async for chunks in state.pipeline.stream(work):
             yield b"".join(event(chunk) for chunk in chunks)
     except ApiError as error:
-        state.metrics.request.errors.labels(error.code or error.type).inc()
+        note(code=error.code or error.type, status=error.status)
         yield event(orjson.dumps(error.body()))
         return
     yield DONE

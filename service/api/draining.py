@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import orjson
 from starlette.datastructures import MutableHeaders
@@ -11,6 +10,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ShuttingDown
+from service.summary import note
 
 _PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 _RETRY_SECONDS = 2
@@ -30,12 +30,11 @@ class Drain:
 
 
 class DrainMiddleware:
-    """Counts the requests at work and answers for a gateway that stops; `count` hears of each refusal's code."""
+    """Counts the requests at work and answers for a gateway that stops."""
 
-    def __init__(self, app: ASGIApp, drain: Drain, count: Callable[[str], None]) -> None:
+    def __init__(self, app: ASGIApp, drain: Drain) -> None:
         self._app = app
         self._drain = drain
-        self._count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -77,7 +76,7 @@ class DrainMiddleware:
 
     def _refuse(self, message: str) -> Response:
         error = ShuttingDown(message, retry_after=_RETRY_SECONDS)
-        self._count(error.code or error.type)
+        note(code=error.code or error.type)
         headers = {"retry-after": str(_RETRY_SECONDS), "connection": "close"}
         return Response(orjson.dumps(error.body()), error.status, headers, media_type="application/json")
 

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.errors import ShuttingDown
+from service.summary import note
 
 
 def event(payload: bytes) -> bytes:
@@ -19,7 +20,8 @@ def event(payload: bytes) -> bytes:
 
 
 DONE = event(b"[DONE]")
-_CUT = event(orjson.dumps(ShuttingDown("the gateway stopped before the answer was complete; send it again").body()))
+_SHUTDOWN = ShuttingDown("the gateway stopped before the answer was complete; send it again")
+_CUT = event(orjson.dumps(_SHUTDOWN.body()))
 
 
 class EventStream(Response):
@@ -57,6 +59,7 @@ class EventStream(Response):
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             await _cancel(tasks)
+            note(code=_SHUTDOWN.code or _SHUTDOWN.type, status=_SHUTDOWN.status)
             await send({"type": "http.response.body", "body": _CUT, "more_body": False})
             raise
         finally:

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from service.errors import ApiError, InvalidRequest, NotFound, StoreUnavailable
 from service.request.schemas import describe
+from service.summary import note
 
 log = logging.getLogger("winnow.gateway")
 
@@ -29,14 +30,8 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _bug)
 
 
-def count_error(app: FastAPI, code: str) -> None:
-    """Count an error that a client was sent."""
-    app.state.winnow.metrics.request.errors.labels(code).inc()
-
-
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    count_error(request.app, error.code or error.type)
     # Rounded up: who comes back earlier is refused again.
     retry = {} if error.retry_after is None else {"retry-after": str(max(1, ceil(error.retry_after)))}
     return _json(error.status, error, error.headers | retry)
@@ -63,12 +58,12 @@ async def _bad_parameter(request: Request, error: Exception) -> Response:
 
 async def _store_away(request: Request, error: Exception) -> Response:
     """Drivers tell a store that is locked, full or gone in ways of their own."""
-    log.error("request %s: the store failed: %s", getattr(request.state, "id", "?"), error)
+    log.error("the store failed: %s", error)
     return await _api_error(request, StoreUnavailable("the store does not answer now; ask again later", retry_after=5))
 
 
 async def _bug(request: Request, error: Exception) -> Response:
-    log.error("request %s failed", getattr(request.state, "id", "?"), exc_info=error)
+    log.error("request failed", exc_info=error)
     shown = ApiError("something went wrong here; the log has the details under this request's id", code="internal")
     # What is raised here passes by the middleware that labels every other response.
     headers = {"x-request-id": request.state.id} if hasattr(request.state, "id") else {}
@@ -76,4 +71,5 @@ async def _bug(request: Request, error: Exception) -> Response:
 
 
 def _json(status: int, error: ApiError, headers: dict[str, str]) -> Response:
+    note(code=error.code or error.type)
     return Response(orjson.dumps(error.body()), status, headers, media_type="application/json")

@@ -13,10 +13,12 @@ from service.api.authentication import Keyring
 from service.errors import RateLimited
 from service.identity import Identity
 from service.metrics import Metrics
+from service.otel import Tracing
 from service.request.pipeline import Pipeline
 from service.request.recent import RecentResponses
 from service.reviews.queue import Reviews
 from service.settings import Settings
+from service.summary import note
 from service.upstream.health import Readiness
 
 
@@ -32,6 +34,7 @@ class AppState:
     recent: RecentResponses
     readiness: Readiness
     engine: AsyncEngine | None
+    tracing: Tracing | None
 
     @property
     def reviews(self) -> Reviews | None:
@@ -46,7 +49,9 @@ def state_of(request: Request) -> AppState:
 
 def identify(request: Request, state: AppState) -> Identity:
     """Who asks; NotAuthenticated without a key."""
-    return state.keyring.identify(request.headers.get("authorization"))
+    identity = state.keyring.identify(request.headers.get("authorization"))
+    note(tenant=identity.tenant)
+    return identity
 
 
 async def admit(request: Request, state: AppState, identity: Identity) -> dict[str, str]:
@@ -55,7 +60,8 @@ async def admit(request: Request, state: AppState, identity: Identity) -> dict[s
     headers: dict[str, str] = {}
     request.state.response_headers = headers
     try:
-        headers |= await state.admission.admit(identity)
+        with state.metrics.stage("admission"):
+            headers |= await state.admission.admit(identity)
     except RateLimited as error:
         headers |= error.headers
         raise

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 
 from service.api.draining import Drain
 from service.app import create_app
+from service.logs import configure_logging
 from service.processes.ports import require_free_port
 from service.settings import Settings
 
@@ -84,6 +85,7 @@ def run(settings: Settings) -> int:
 
     Raises SetupError when the port is taken.
     """
+    configure_logging(settings.log_format, settings.log_level)
     require_free_port(settings.host, settings.port, "--port")
     app = create_app(settings)
     server = server_of(app, settings)
@@ -93,5 +95,5 @@ def run(settings: Settings) -> int:
 
 def server_of(app: FastAPI, settings: Settings) -> GatewayServer:
     """The server of an app that `create_app` made."""
-    config = uvicorn.Config(app, settings.host, settings.port, access_log=False)
+    config = uvicorn.Config(app, settings.host, settings.port, access_log=False, log_config=None)
     return GatewayServer(config, app.state.drain, settings.drain_seconds, settings.drain_delay_seconds)

@@ -17,6 +17,7 @@ from pydantic_settings import (
 from routing.routes import Route
 from routing.settings import RouterSettings
 from service.errors import SetupError
+from service.logs import LogFormat, LogLevel
 from service.settings.parameters import NEVER_PASSED, PASSED_PARAMETERS
 from service.settings.policy import Dialect, PolicySettings, UpstreamSettings, base_url
 from service.settings.routes import PROFILES, Profile, RouteSettings
@@ -86,6 +87,16 @@ class Settings(BaseSettings):
         ge=0,
         description="Time for which a stopping gateway is not ready and still takes requests, so that a load balancer "
         "that polls /readyz notices. Not needed on Kubernetes, whose preStop hook does the same.",
+    )
+    log_format: LogFormat = Field(
+        "auto", description="`json` writes a JSON object a line, `text` is for people; `auto` is text on a terminal."
+    )
+    log_level: LogLevel = Field("info", description="Least severe log messages of the gateway that are written.")
+    traces_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="OTLP/HTTP collector of OpenTelemetry spans, such as http://collector:4318. Needs the extra "
+        "`otel`. OTEL_* variables set headers, sampling and resource attributes. Unset: no tracing.",
     )
     keepalive_seconds: float = Field(5.0, gt=0, description="Comment interval of a stream while it waits.")
     remembered_responses: int = Field(10_000, ge=0, description="Responses kept for lookup by id, in memory.")

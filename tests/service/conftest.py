@@ -24,6 +24,7 @@ from routing.router import RouteDecision
 from service.api.authentication import add_key
 from service.app import create_app
 from service.errors import ScorerLate, ScorerUnavailable
+from service.otel import Tracing
 from service.settings import Settings, load_settings
 from service.upstream.scorer import Scored, ScoreReply, ServedModel, Stopping
 
@@ -55,6 +56,7 @@ class FakePolicy:
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
         self.finished = 0
         self.cut_off = 0
         self.answer: Callable[[dict[str, Any], int], Script | Response] = lambda _, i: Script([f"reply {i}"])
@@ -67,6 +69,7 @@ class FakePolicy:
         body = await request.json()
         number = len(self.bodies)
         self.bodies.append(body)
+        self.headers.append(dict(request.headers))
         answer = self.answer(body, number)
         if isinstance(answer, Response):
             return answer
@@ -234,14 +237,16 @@ def start_gateway(tmp_path: Path) -> Any:
     """Starts gateways with given settings: `async with start_gateway(profile="demo") as gateway`."""
 
     @asynccontextmanager
-    async def start(**overrides: Any) -> AsyncIterator[Gateway]:
+    async def start(tracing: Tracing | None = None, router: Any = None, **overrides: Any) -> AsyncIterator[Gateway]:
         policy, scorer, registry = FakePolicy(), FakeScorer(), CollectorRegistry()
         keys = tmp_path / "keys.json"
         key = add_key(keys, "acme", "client")
         async with running(policy.app()) as policy_url, httpx.AsyncClient(timeout=30) as http:
             kept = {"store": {"url": "none"}} | overrides
             settings = load_settings(policy_url=policy_url, keys_file=keys, **kept)
-            app = create_app(settings, scorer=scorer, router=KeywordRouter(), registry=registry)
+            app = create_app(
+                settings, scorer=scorer, router=router or KeywordRouter(), registry=registry, tracing=tracing
+            )
             async with (
                 running(app) as url,
                 openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as client,
