@@ -1,6 +1,6 @@
 """Writes the tables and plots of docs/explanation/performance.md from what `make bench` measured.
 
-`--check` only says whether the tables are current.
+`--check` writes nothing and fails if the tables are not current.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ END_TO_END = ("end_to_end", "end_to_end_160", "end_to_end_long", "end_to_end_int
 
 
 def tables() -> dict[str, str]:
-    """Every table by its name; of measurements that are not there, none."""
-    found = {}
+    """Every table by name; a measurement that has not been made has none."""
+    written = {}
     if measured := _read("gateway"):
-        found["gateway"] = gateway.table(measured)
+        written["gateway"] = gateway.table(measured)
     if measured := _read("scoring"):
-        found["scoring"] = scoring.table(measured, measured["machine_bf16_gflops"])
+        written["scoring"] = scoring.table(measured, measured["machine_bf16_gflops"])
     for name in END_TO_END:
         if measured := _read(name):
-            found[name] = f"{end_to_end.table(measured)}\n\n{_adaptive(measured)}"
+            written[name] = f"{end_to_end.table(measured)}\n\n{_adaptive(measured)}"
     if measured := _read("deadline"):
-        found["deadline"] = deadline.table(measured)
-    found["stopping"] = _stopping(json.loads(CALIBRATION.read_text()))
-    return found
+        written["deadline"] = deadline.table(measured)
+    written["stopping"] = _stopping(json.loads(CALIBRATION.read_text()))
+    return written
 
 
 def current(page: str) -> str:
-    """The page with its tables as they should be."""
+    """The page with current tables."""
     for name, table in tables().items():
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         page = re.sub(f"{begin}.*?{end}", lambda _, t=table, b=begin, e=end: f"{b}\n{t}\n{e}", page, flags=re.DOTALL)
@@ -50,14 +50,14 @@ def _adaptive(measured: Mapping[str, Any]) -> str:
     loss, share = measured["score_loss"], measured["tokens_over_fixed"]
     return (
         f"{measured['rounds']} prompts, at most {measured['max_tokens']} tokens. Adaptive samples {share:.2f} of the "
-        f"tokens; its winners' mean score is {abs(loss):.2f} standard deviations over prompts "
+        f"tokens; its winners' mean score is {abs(loss):.2f} standard deviations (over prompts) "
         f"{'lower' if loss > 0 else 'higher'}."
     )
 
 
 def _stopping(calibration: Mapping[str, Any]) -> str:
     rows = [
-        "| stopping rule | tokens | winner's score, in its deviations | highest score, in its deviations | same winner "
+        "| stopping rule | tokens | winner's score (std. dev.) | highest score (std. dev.) | same winner "
         "| mean probability | acceptable winners | winners cut by length |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -165,10 +165,10 @@ def _read(name: str) -> Any:
 
 if __name__ == "__main__":
     page = DOCS / "explanation" / "performance.md"
-    wanted = current(page.read_text())
+    text = current(page.read_text())
     if "--check" in sys.argv:
-        sys.exit(None if wanted == page.read_text() else f"{page}: its tables are old; run `make performance`")
-    page.write_text(wanted)
+        sys.exit(None if text == page.read_text() else f"{page}: its tables are not current; run `make performance`")
+    page.write_text(text)
     import matplotlib as mpl
 
     mpl.rcParams["svg.hashsalt"] = "winnow"

@@ -216,8 +216,8 @@ def _summary(figures: dict[str, Figures], rounds: int) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> str:
     """Markdown: a row for each contestant."""
     rows = [
-        f"| contestant | p50 | added | of it routing | stream of {TOKENS} chunks | requests a second "
-        "| ours over its | ours over its, nothing to route |",
+        f"| contestant | p50 | added | of which routing | stream of {TOKENS} chunks | requests a second "
+        "| winnow / its p50 | winnow / its p50, nothing to route |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, of in found["contestants"].items():

@@ -221,7 +221,7 @@ def _classify(url: str, model: str | None) -> Ask:
 
 def table(found: dict[str, Any], machine_gflops: float) -> str:
     """Markdown: a row for each contestant at each shape."""
-    rows = ["| P | C | contestant | wall | CPU | share of the machine's bf16 rate | our CPU over its | same winner |"]
+    rows = ["| P | C | contestant | wall | CPU | share of the machine's bf16 rate | winnow / its CPU | same winner |"]
     rows.append("|---|---|---|---|---|---|---|---|")
     for shape in found["shapes"]:
         for name in shape["wall_ms"]:
