@@ -50,36 +50,50 @@ def policy(
 ) -> None:
     """Prepare the policy model and run vLLM's OpenAI server on it; further options go to vLLM."""
     from service.processes import policy as policy_process
+    from service.processes.policy_model import served_name as true_name
 
     with clear_errors():
-        name = served_name or (policy_process.BUNDLED_MODEL if model == "bundled" else model)
+        name = served_name or true_name(model)
         policy_process.run(
             policy_process.PolicyLaunch(model, name, host, port, draft, draft_tokens, tuple(context.args))
         )
 
 
-@serve_app.command()
+@serve_app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def serve(
+    context: typer.Context,
     config: ConfigOption = None,
-    host: Annotated[str, typer.Option(help="Address of the gateway.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port of the gateway.")] = 8000,
+    host: Annotated[str | None, typer.Option(help="Address of the gateway; 127.0.0.1 if nothing names one.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the gateway; 8000 if nothing names one.")] = None,
     policy_port: Annotated[int, typer.Option(help="Port of the policy that is started here.")] = 8001,
-    scorer_port: Annotated[int, typer.Option(help="Port of the scorer that is started here.")] = 8002,
-    model: Annotated[str, typer.Option(help="Policy model: `bundled`, a folder, or a hub id.")] = "bundled",
+    scorer_port: Annotated[
+        int, typer.Option(envvar="WINNOW_SCORER_PORT", help="Port of the scorer that is started here.")
+    ] = 8002,
+    model: Annotated[
+        str | None, typer.Option(help="Policy model to start: `bundled` (the default), a folder, or a hub id.")
+    ] = None,
     draft: DraftOption = None,
-    orm: Annotated[str, typer.Option(help="Reward model: a name, a folder, or a hub id.")] = "winnow-orm",
+    orm: Annotated[str | None, typer.Option(help="Reward model to start: a name, a folder, or a hub id.")] = None,
     policy_url: Annotated[str | None, typer.Option(help="Use this policy instead of starting one.")] = None,
+    policy_model: Annotated[
+        str | None, typer.Option(help="Name to ask the policy for; if it serves one model, that one's.")
+    ] = None,
     scorer_url: Annotated[str | None, typer.Option(help="Use this scorer instead of starting one.")] = None,
     profile: Annotated[
-        str, typer.Option(help="`demo` sends every winner; `standard` holds what is not accepted.")
-    ] = "demo",
-    state: Annotated[Path | None, typer.Option(help="Folder of keys and logs.")] = None,
+        str | None,
+        typer.Option(help="`demo` sends every winner, and is the default here; `standard` holds what is not accepted."),
+    ] = None,
+    state: Annotated[Path | None, typer.Option(help="Folder of keys, logs and the store.")] = None,
 ) -> None:
-    """Run policy, scorer and gateway on this machine, supervised; Ctrl-C drains and stops them."""
-    from service.processes import serve as serving
-    from service.settings import state_folder
+    """Run policy, scorer and gateway on this machine, supervised; further options go to vLLM.
 
-    plan = serving.ServeOptions(
+    Settings hold as for the gateway: the command line, then WINNOW_* variables, then the file. Ctrl-C finishes the
+    requests in flight and stops everything; a second one stops at once.
+    """
+    from service.processes import serve as serving
+    from service.processes.stack import ServeOptions
+
+    options = ServeOptions(
         config=config,
         host=host,
         port=port,
@@ -89,12 +103,14 @@ def serve(
         draft=draft,
         orm=orm,
         policy_url=policy_url,
+        policy_model=policy_model,
         scorer_url=scorer_url,
         profile=profile,
-        state=state or state_folder(),
+        state=state,
+        policy_options=tuple(context.args),
     )
     with clear_errors():
-        asyncio.run(serving.run(plan))
+        raise typer.Exit(asyncio.run(serving.run(options)))
 
 
 @key_app.command()

@@ -14,12 +14,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 from service.errors import SetupError
+from service.processes.policy_model import BUNDLED, context_length
 
-BUNDLED_MODEL = "smollm2-135m-instruct"
-
-# vLLM CPU reserves this many GiB for keys and values; a 135M model at 4,096 tokens needs well under one.
+# vLLM CPU reserves this many GiB for the KV cache; a 135M model at 4,096 tokens needs well under one.
 _CPU_KV_CACHE_GIB = "2"
-_MAX_MODEL_LEN = "4096"
+_BUNDLED_CONTEXT = 4096
+# Without chunked prefill vLLM plans memory for a whole prompt at once: a context of 32,768 or more would not fit.
+_CPU_CONTEXT = 8192
 _SAMPLING = "--override-generation-config"
 # Tokens of the text's end that are looked for further up.
 _NGRAM = {"prompt_lookup_min": 2, "prompt_lookup_max": 4}
@@ -66,8 +67,11 @@ def is_cpu_build() -> bool:
     )
 
 
-def command(policy: PolicyLaunch, model_path: str, *, cpu: bool) -> list[str]:
-    """The argument list that starts vLLM's OpenAI server on `model_path`; SetupError for what vLLM would refuse."""
+def command(policy: PolicyLaunch, model_path: str, *, cpu: bool, context: int | None = None) -> list[str]:
+    """The argument list that starts vLLM's OpenAI server on `model_path`, whose texts may have `context` tokens.
+
+    The operator's own options come last, and the last one counts. Raises SetupError for what vLLM would refuse.
+    """
     arguments = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     arguments += ["--model", model_path, "--served-model-name", policy.served_name]
     arguments += ["--host", policy.host, "--port", str(policy.port), "--disable-uvicorn-access-log"]
@@ -76,12 +80,15 @@ def command(policy: PolicyLaunch, model_path: str, *, cpu: bool) -> list[str]:
         arguments.append("--enforce-eager")
         # Every candidate is seeded, and vLLM's CPU worker dies when it splits a seeded request's prompt in chunks
         # ("CPU Generator does not use offset"), as any burst or long prompt would make it do.
-        arguments += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", _MAX_MODEL_LEN]
-    if policy.model == "bundled":
-        arguments += ["--max-model-len", _MAX_MODEL_LEN, "--dtype", "bfloat16"]
+        # A batch then holds a whole prompt: vLLM makes it as large as --max-model-len.
+        arguments.append("--no-enable-chunked-prefill")
+    if policy.model == BUNDLED:
+        arguments += ["--max-model-len", str(_BUNDLED_CONTEXT), "--dtype", "bfloat16"]
         arguments += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
+    elif cpu and context is not None:
+        arguments += ["--max-model-len", str(min(context, _CPU_CONTEXT))]
     if policy.draft is not None:
-        if policy.model == "bundled" and _SAMPLING not in policy.extra:
+        if policy.model == BUNDLED and _SAMPLING not in policy.extra:
             raise SetupError(
                 "the bundled policy samples with min_p, for which vLLM cannot draft, and is calibrated for that; "
                 f"to draft all the same, set min_p to 0 by {_SAMPLING} after `winnow policy`'s own options"
@@ -104,7 +111,8 @@ def environment(inherited: dict[str, str], *, cpu: bool, bundled: bool) -> dict[
 def run(policy: PolicyLaunch) -> None:
     """Prepare the model if it is ours, then become vLLM. Returns only by raising."""
     cpu = is_cpu_build()
-    bundled = policy.model == "bundled"
+    bundled = policy.model == BUNDLED
+    context = None if bundled else context_length(policy.model)
     path = prepare_bundled() if bundled else policy.model
-    arguments = command(policy, path, cpu=cpu)
+    arguments = command(policy, path, cpu=cpu, context=context)
     os.execve(arguments[0], arguments, environment(dict(os.environ), cpu=cpu, bundled=bundled))

@@ -1,4 +1,4 @@
-"""Whether a port can be listened on."""
+"""Ports of this machine: whether one is free, and its address."""
 
 from __future__ import annotations
 
@@ -17,3 +17,9 @@ def require_free_port(host: str, port: int, option: str) -> None:
             raise SetupError(
                 f"port {port} on {host} cannot be used ({error.strerror}); choose another with {option}"
             ) from error
+
+
+def base_url(host: str, port: int) -> str:
+    """Where a server that listens on `host` is reached from this machine."""
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"

@@ -22,11 +22,16 @@ from loadtest.bench.fake_policy import app as policy_app
 from service.api.authentication import add_key
 
 
-def free_port() -> int:
-    """A port that was free a moment ago."""
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """Ports that were free a moment ago."""
+    return _free_port
 
 
 @asynccontextmanager
@@ -121,7 +126,7 @@ def start_command(tmp_path: Path) -> StartCommand:
 
     @asynccontextmanager
     async def start(name: str, *arguments: str, **settings: object) -> AsyncIterator[RunningProcess]:
-        port, keys, log = free_port(), tmp_path / "keys.json", tmp_path / f"{name}.log"
+        port, keys, log = _free_port(), tmp_path / "keys.json", tmp_path / f"{name}.log"
         key = add_key(keys, "acme", "client")
         inherited = {n: v for n, v in os.environ.items() if not n.startswith("WINNOW_")}
         given = {"keys_file": keys, "store__url": "none", "state_dir": tmp_path / "state", **settings}

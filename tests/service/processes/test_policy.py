@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from service.errors import SetupError
-from service.processes.policy import BUNDLED_MODEL, PolicyLaunch, command, environment
+from service.processes.policy import PolicyLaunch, command, environment
+from service.processes.policy_model import BUNDLED_NAME
 
 
 @pytest.fixture
 def policy() -> PolicyLaunch:
-    return PolicyLaunch(model="bundled", served_name=BUNDLED_MODEL, host="127.0.0.1", port=8001)
+    return PolicyLaunch(model="bundled", served_name=BUNDLED_NAME, host="127.0.0.1", port=8001)
 
 
 def test_the_module_is_started_not_the_script(policy: PolicyLaunch) -> None:
@@ -24,7 +25,7 @@ def test_the_module_is_started_not_the_script(policy: PolicyLaunch) -> None:
 
 def test_the_model_is_served_under_its_name_on_its_port(policy: PolicyLaunch) -> None:
     arguments = command(policy, "/models/x", cpu=True)
-    for option, value in {"--model": "/models/x", "--served-model-name": BUNDLED_MODEL, "--port": "8001"}.items():
+    for option, value in {"--model": "/models/x", "--served-model-name": BUNDLED_NAME, "--port": "8001"}.items():
         assert arguments[arguments.index(option) + 1] == value
     assert "--enforce-eager" in arguments
 
@@ -34,6 +35,24 @@ def test_a_gpu_build_compiles_and_extra_arguments_come_last(policy: PolicyLaunch
     assert "--enforce-eager" not in arguments
     assert "--max-model-len" not in arguments
     assert arguments[-2:] == ["--seed", "7"]
+
+
+@pytest.mark.parametrize(("context", "limit"), [(32768, "8192"), (131072, "8192"), (8192, "8192"), (2048, "2048")])
+def test_a_long_context_is_bounded_where_prompts_are_prefilled_whole(
+    policy: PolicyLaunch, context: int, limit: str
+) -> None:
+    arguments = command(policy._replace(model="org/model"), "org/model", cpu=True, context=context)
+    assert arguments[arguments.index("--max-model-len") + 1] == limit
+    assert "--no-enable-chunked-prefill" in arguments
+    assert "--max-num-batched-tokens" not in arguments, "vLLM makes a batch as large as the context"
+
+
+def test_the_operators_length_counts_and_an_unknown_one_is_vllms_to_find(policy: PolicyLaunch) -> None:
+    own = policy._replace(model="org/model", extra=("--max-model-len", "16384"))
+    arguments = command(own, "org/model", cpu=True, context=32768)
+    assert arguments[-2:] == ["--max-model-len", "16384"], "the last one counts"
+    assert "--max-model-len" not in command(policy._replace(model="org/model"), "org/model", cpu=True)
+    assert "--max-model-len" not in command(policy._replace(model="a/b"), "a/b", cpu=False, context=32768)
 
 
 @pytest.mark.parametrize(
