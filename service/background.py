@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from service.failure import frames
 from service.metrics import Metrics
 
 _LONGEST_PAUSE_SECONDS = 60.0
@@ -39,8 +40,8 @@ class Background:
             try:
                 await loop()
                 log.error("the background task %s ended by itself; restarting it in %g s", name, pause)
-            except Exception:
-                log.exception("the background task %s failed; restarting it in %g s", name, pause)
+            except Exception as error:
+                log.error("the background task %s failed; restarting it in %g s: %s", name, pause, frames(error))
             self._metrics.background.failures.labels(name).inc()
             self.down.add(name)
             await asyncio.sleep(pause)

@@ -27,9 +27,12 @@ def gateway(
     """Run the OpenAI-compatible gateway; SIGTERM or Ctrl-C drains and stops it."""
     from service.processes import gateway as gateway_process
     from service.settings import load_settings
+    from service.store.database import check_database
 
     with clear_errors():
         settings = load_settings(config, host=host, port=port, policy_url=policy_url, scorer_url=scorer_url)
+        # Here what is wrong is one line; once the server starts the app it would be a traceback.
+        asyncio.run(check_database(settings.store.address()))
         raise typer.Exit(gateway_process.run(settings))
 
 

@@ -8,10 +8,11 @@ from math import ceil
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from starlette.exceptions import HTTPException
 
 from service.errors import ApiError, InvalidRequest, NotFound, StoreUnavailable
+from service.failure import failure, frames
 from service.request.schemas import describe
 from service.summary import note
 
@@ -27,6 +28,8 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _bad_parameter)
     for away in (OperationalError, InterfaceError, ConnectionError):
         app.add_exception_handler(away, _store_away)
+    # By name: what only `Exception` catches is raised again and logged by the server, message and all.
+    app.add_exception_handler(DBAPIError, _bug)
     app.add_exception_handler(Exception, _bug)
 
 
@@ -58,12 +61,12 @@ async def _bad_parameter(request: Request, error: Exception) -> Response:
 
 async def _store_away(request: Request, error: Exception) -> Response:
     """Drivers tell a store that is locked, full or gone in ways of their own."""
-    log.error("the store failed: %s", error)
+    log.error("the store failed: %s", failure(error))
     return await _api_error(request, StoreUnavailable("the store does not answer now; ask again later", retry_after=5))
 
 
 async def _bug(request: Request, error: Exception) -> Response:
-    log.error("request failed", exc_info=error)
+    log.error("request failed: %s", frames(error))
     shown = ApiError("something went wrong here; the log has the details under this request's id", code="internal")
     # What is raised here passes by the middleware that labels every other response.
     headers = {"x-request-id": request.state.id} if hasattr(request.state, "id") else {}

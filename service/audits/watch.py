@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service.audits.agreement import agreement, items_of
 from service.audits.judging import Audits
+from service.failure import failure
 from service.metrics import Metrics
 
 log = logging.getLogger("winnow.monitoring")
@@ -29,5 +30,5 @@ async def watch_audits(audits: Audits, metrics: Metrics, seconds: float) -> None
                 if share.value is not None:
                     metrics.audit.agreement.labels(newest["id"]).set(share.value)
         except (SQLAlchemyError, OSError) as error:
-            log.error("the audits could not be read: %s", error)
+            log.error("the audits could not be read: %s", failure(error))
         await asyncio.sleep(seconds)

@@ -20,6 +20,7 @@ from reward_model.stopping import expected_rise, hopeless
 from routing.router import RouteDecision
 from service.admission.admission import Admission
 from service.errors import ApiError, DeadlineMissed, PolicyUnavailable, ScorerLate, ScorerUnavailable, StoreUnavailable
+from service.failure import frames
 from service.identity import Identity
 from service.metrics import Metrics
 from service.request.candidate import Candidate
@@ -419,7 +420,7 @@ def _another_pays(plan: Plan, pool: Pool) -> bool:
 def _log_failure(task: asyncio.Task[None]) -> None:
     """A defect in what only saves tokens must not fail the request, and must be heard."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("stopping candidates failed", exc_info=error)
+        log.error("stopping candidates failed: %s", frames(error))
 
 
 async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:

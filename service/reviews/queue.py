@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from reward_model.vocabulary import Dimension
 from service.errors import Conflict, InvalidRequest, NotFound
+from service.failure import failure
 from service.metrics import Metrics
 from service.store.outbox import add_event
 from service.store.redaction import redact
@@ -189,7 +190,7 @@ async def measure_backlog(queue: Reviews, metrics: Metrics) -> None:
             metrics.review.open.set(count)
             metrics.review.oldest.set(oldest)
         except (SQLAlchemyError, OSError) as error:
-            log.error("the review queue could not be counted: %s", error)
+            log.error("the review queue could not be counted: %s", failure(error))
         await asyncio.sleep(_BACKLOG_SECONDS)
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from service.failure import failure
 from service.metrics import Metrics
 from service.store.rows import Row
 from service.store.tables import deliveries
@@ -48,7 +49,7 @@ class Webhook:
                     due = await self._due()
                     await asyncio.gather(*(self._send(session, row) for row in due))
                 except (SQLAlchemyError, OSError) as error:
-                    log.error("events could not be read from the store: %s", error)
+                    log.error("events could not be read from the store: %s", failure(error))
                     due = []
                 if len(due) < _AT_ONCE:
                     await asyncio.sleep(_LOOK_SECONDS)
@@ -75,7 +76,7 @@ class Webhook:
                 if not 200 <= response.status < 300:
                     error = f"HTTP {response.status}"
         except (aiohttp.ClientError, OSError) as failed:
-            error = str(failed) or type(failed).__name__
+            error = failure(failed)
         await self._settle(row, error)
 
     async def _settle(self, row: Row, error: str | None) -> None:

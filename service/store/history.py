@@ -12,6 +12,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.errors import StoreUnavailable
+from service.failure import failure
 from service.metrics import Metrics
 from service.settings import StoreSettings
 from service.store.database import open_database
@@ -56,7 +57,7 @@ class History:
                 await self._insert([clean])
         except (SQLAlchemyError, OSError) as error:
             self._metrics.history.failures.inc()
-            log.error("the review of %s could not be kept: %s", record.response["id"], error)
+            log.error("the review of %s could not be kept: %s", record.response["id"], failure(error))
             raise StoreUnavailable(
                 "this answer needs a person, and the review cannot be kept now; ask again later", retry_after=5
             ) from error
@@ -96,7 +97,7 @@ class History:
                 return
             except (OperationalError, InterfaceError, OSError) as error:
                 self._metrics.history.failures.inc()
-                log.error("the history could not be written, tried again in %g s: %s", _RETRY_SECONDS, error)
+                log.error("the history could not be written, tried again in %g s: %s", _RETRY_SECONDS, failure(error))
                 await asyncio.sleep(_RETRY_SECONDS)
             except SQLAlchemyError:
                 # One of them does not fit, however often it is tried; the others must not suffer for it.
@@ -107,9 +108,9 @@ class History:
         for record in clean:
             try:
                 await self._insert([record])
-            except SQLAlchemyError:
+            except SQLAlchemyError as error:
                 self._metrics.history.dropped.inc()
-                log.exception("the record of %s could not be written", record.response["id"])
+                log.error("the record of %s could not be written: %s", record.response["id"], failure(error))
 
     async def _insert(self, records: list[Record]) -> None:
         async with self.engine.begin() as connection:

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, and_, delete, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from service.failure import failure
 from service.store.tables import feedback, responses
 
 _DAY_MS, _BETWEEN_SECONDS = 86_400_000, 3_600.0
@@ -43,5 +44,5 @@ async def forget_on_and_on(engine: AsyncEngine, days: float) -> None:
             if gone := await forget_older(engine, days):
                 log.info("%d answers older than %g days were deleted", gone, days)
         except (SQLAlchemyError, OSError) as error:
-            log.error("old answers could not be deleted: %s", error)
+            log.error("old answers could not be deleted: %s", failure(error))
         await asyncio.sleep(_BETWEEN_SECONDS)

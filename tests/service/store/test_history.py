@@ -16,9 +16,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 
-from service.errors import SetupError
 from service.metrics import Metrics
-from service.store.database import open_database, parse_url
+from service.store.database import open_database
 from service.store.history import History
 from service.store.rows import Record
 
@@ -193,22 +192,6 @@ def test_a_store_whose_writer_was_killed_is_readable_and_lacks_the_last_second_a
     assert all(at > written[-1][0] - 5 for at, number in written if number > last)
 
 
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        ("mysql://host/x", "kept in sqlite or postgresql, not in mysql"),
-        ("nonsense", "not one such as sqlite:///winnow.db"),
-        (
-            "postgresql://someone:secret@127.0.0.1:9/x",
-            r"postgresql\+asyncpg://someone:\*\*\*@127.0.0.1:9/x cannot be opened",
-        ),
-    ],
-)
-async def test_an_address_that_is_none_is_said(url: str, message: str) -> None:
-    with pytest.raises(SetupError, match=message):
-        await open_database(url)
-
-
 async def test_the_schema_is_what_the_tables_say(store_url: str) -> None:
     """The migrations and the tables that the code uses are one and the same."""
     from alembic.autogenerate import compare_metadata
@@ -228,8 +211,3 @@ async def test_a_sqlite_store_has_readers_beside_its_writer(tmp_path: Path) -> N
     async with engine.connect() as connection:
         assert (await connection.execute(text("pragma journal_mode"))).scalar() == "wal"
     await engine.dispose()
-
-
-def test_addresses_get_the_drivers_that_are_used() -> None:
-    assert parse_url("postgresql://h/x").drivername == "postgresql+asyncpg"
-    assert parse_url("sqlite:////a/b.db").database == "/a/b.db"
