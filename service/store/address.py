@@ -79,7 +79,7 @@ def _postgres(rest: str) -> Address:
     user, _, password = authority.partition(":")
     parameters = _parameters(query)
     addresses = [_host(part) for part in hosts.split(",")] if hosts else []
-    arguments = {"user": unquote(user), "password": unquote(password), "database": unquote(database)}
+    arguments: dict[str, Any] = {"user": unquote(user), "password": unquote(password), "database": unquote(database)}
     arguments = {name: value for name, value in arguments.items() if value}
     for own, names in (("user", ("user",)), ("password", ("password",)), ("database", ("dbname", "database"))):
         given = [parameters.pop(name) for name in names if name in parameters]

@@ -30,7 +30,9 @@ def test_frames_show_the_way_and_no_message() -> None:
             raise RuntimeError("private too") from inner
     except RuntimeError as error:
         shown = frames(error)
-    assert "private" not in shown.replace('raise KeyError("private")', "").replace('raise RuntimeError("private too")', "")
+    assert "private" not in shown.replace('raise KeyError("private")', "").replace(
+        'raise RuntimeError("private too")', ""
+    )
     assert shown.startswith("RuntimeError\n")
     assert "caused by KeyError\n" in shown
     assert "test_failure.py" in shown

@@ -157,11 +157,13 @@ def test_what_cannot_be_used_is_named_and_no_password_is(url: str, message: str)
 @given(st.text(max_size=80))
 def test_any_text_is_an_address_or_one_line(rest: str) -> None:
     for url in (rest, f"postgres://{rest}", f"sqlite://{rest}", f"postgresql://u:{SECRET}@h/x?{rest}"):
+        message = "one line"
         try:
             parse_address(url)
         except SetupError as error:
-            assert SECRET not in str(error)
-            assert len(str(error).splitlines()) == 1
+            message = str(error)
+        assert SECRET not in message
+        assert len(message.splitlines()) == 1
 
 
 def test_files() -> None:
