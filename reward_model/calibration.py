@@ -5,6 +5,8 @@ Pure: fitting needs scikit-learn and lives with the trainer; applying needs nump
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +30,19 @@ class Selection(BaseModel):
     n: int = Field(gt=0)
     stopping_rule: str = ALL_SCORED
     temperature: float | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    max_tokens: int | None = None
     policy: str | None = None
+    policy_revision: str | None = None
+    instructions: str | None = Field(None, description="Digest of the system text (`instructions_digest`).")
+
+
+def instructions_digest(messages: Sequence[Mapping[str, Any]]) -> str:
+    """16 hex digits that name the system text of a conversation; empty if it has none."""
+    texts = [message.get("content") or "" for message in messages if message["role"] in ("system", "developer")]
+    parts = [text if isinstance(text, str) else "\n".join(part["text"] for part in text) for text in texts]
+    return hashlib.sha256("\n\n".join(parts).encode("utf-8", "replace")).hexdigest()[:16] if any(parts) else ""
 
 
 class Curve(BaseModel):

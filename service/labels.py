@@ -135,7 +135,7 @@ def _feedback_replies(opinion: Row, answer: _Answer) -> Iterator[Row]:
     """Of answers that were sent: who gives feedback chooses to, so its chance is not known."""
     winner, thumb, rating = answer.row["winner"], opinion["thumb"], opinion["rating"]
     completion = answer.completion(winner)
-    if answer.row["sent"] != "candidates" or completion is None or (thumb is None and rating is None):
+    if answer.row["sent"] != "winner" or completion is None or (thumb is None and rating is None):
         return
     sendable = rating >= _SENDABLE_FROM if rating is not None else thumb == "up"
     said = {"acceptable": sendable, "rating": rating, "annotator": opinion["tenant"], "label": "human"}

@@ -13,11 +13,13 @@ class Candidate:
 
     index: int
     content: str = ""
+    reasoning: str = ""
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     logprobs: list[Any] = field(default_factory=list)
     finish_reason: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int | None = None
     first_token_at: float | None = None
     finished_at: float | None = None
     score: float | None = None
@@ -38,19 +40,19 @@ class Candidate:
         return self.finish_reason is not None
 
     @property
+    def empty(self) -> bool:
+        """Whether there is nothing to send: no text and no tool call, whatever was reasoned."""
+        return not self.content.strip() and not self.tool_calls
+
+    @property
     def key(self) -> tuple[str, str]:
-        """What makes two candidates the same text."""
+        """What makes two candidates the same reply."""
         return self.content, repr([call.get("function") for call in self.tool_calls])
 
     def feed(self, chunk: dict[str, Any], now: float) -> None:
         """Take in one chunk of the policy's stream (OpenAI's `chat.completion.chunk`)."""
         for choice in chunk.get("choices") or []:
-            delta = choice.get("delta") or {}
-            if self.first_token_at is None and (delta.get("content") or delta.get("tool_calls")):
-                self.first_token_at = now
-            self.content += delta.get("content") or ""
-            for part in delta.get("tool_calls") or []:
-                self._add_tool_call(part)
+            self._feed_delta(choice.get("delta") or {}, now)
             if logprobs := (choice.get("logprobs") or {}).get("content"):
                 self.logprobs += logprobs
             if reason := choice.get("finish_reason"):
@@ -58,9 +60,20 @@ class Candidate:
         if usage := chunk.get("usage"):
             self.prompt_tokens = usage.get("prompt_tokens") or self.prompt_tokens
             self.completion_tokens = usage.get("completion_tokens") or self.completion_tokens
+            if (details := usage.get("prompt_tokens_details")) is not None:
+                self.cached_tokens = details.get("cached_tokens")
+
+    def _feed_delta(self, delta: dict[str, Any], now: float) -> None:
+        reasoning = delta.get("reasoning") or delta.get("reasoning_content") or ""
+        if self.first_token_at is None and (delta.get("content") or delta.get("tool_calls") or reasoning):
+            self.first_token_at = now
+        self.content += delta.get("content") or ""
+        self.reasoning += reasoning
+        for part in delta.get("tool_calls") or []:
+            self._add_tool_call(part)
 
     def _add_tool_call(self, part: dict[str, Any]) -> None:
-        position = part.get("index", len(self.tool_calls))
+        position = part["index"] if isinstance(part.get("index"), int) else len(self.tool_calls)
         while len(self.tool_calls) <= position:
             self.tool_calls.append({"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
         call, function = self.tool_calls[position], part.get("function") or {}
@@ -69,11 +82,12 @@ class Candidate:
         call["function"]["arguments"] += function.get("arguments") or ""
 
     def message(self) -> dict[str, Any]:
-        """OpenAI's assistant message."""
-        message: dict[str, Any] = {"role": "assistant", "content": self.content or None, "refusal": None}
-        if self.tool_calls:
-            return message | {"tool_calls": self.tool_calls}
-        return message | {"content": self.content}
+        """OpenAI's assistant message; reasoning under both of its usual names."""
+        content = self.content or None if self.tool_calls or self.reasoning else self.content
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        if self.reasoning:
+            message |= {"reasoning": self.reasoning, "reasoning_content": self.reasoning}
+        return message | ({"tool_calls": self.tool_calls} if self.tool_calls else {})
 
     def completion(self) -> dict[str, Any]:
         """What the scorer is sent."""

@@ -1,14 +1,18 @@
-"""What may be done with the winner. Pure: a probability and its calibrator in, a decision out."""
+"""What may be done with a reply. Pure: a probability and its calibrator in, a decision out."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 Decision = Literal["accept", "review", "fallback", "passthrough"]
 
+# From the best to the worst.
+SEVERITY: tuple[Decision, ...] = ("accept", "passthrough", "review", "fallback")
+
 
 class Assessment(NamedTuple):
-    """A decision, what made it less than it could be (None when nothing did), and why a person is asked."""
+    """A decision, what made it less than it could be (None if nothing did), and why a person is asked."""
 
     decision: Decision
     degraded: str | None
@@ -18,11 +22,10 @@ class Assessment(NamedTuple):
 def decide(
     probability: float | None,
     calibrator: dict[str, Any] | None,
+    live: Mapping[str, Any],
     *,
     accept_threshold: float,
     review_threshold: float,
-    n: int,
-    stopping_rule: str,
     flag: str | None = None,
     disagreement: float | None = None,
     max_disagreement: float | None = None,
@@ -30,14 +33,13 @@ def decide(
     """Accept, review or fall back.
 
     What an operator's rule flags, a person sees, whatever the probability. An ensemble that disagrees by more than
-    `max_disagreement` (in scores) does not accept.
-    Without a calibrator nobody knows what the score means: a person decides. A calibrator of another event than
-    `acceptable`, or fitted under another selection policy than the live one (n, stopping rule), never accepts.
+    `max_disagreement` (in scores) does not accept. Without a calibrator nobody knows what the score means: a person
+    decides. A calibrator of another event than `acceptable`, or fitted under another selection than `live`, never
+    accepts.
     """
     if probability is None or calibrator is None:
         return Assessment("review", None, "no_calibrator")
-    selection = calibrator.get("selection") or {}
-    mismatch = selection.get("n") != n or selection.get("stopping_rule") != stopping_rule
+    mismatch = differs(calibrator.get("selection") or {}, live)
     degraded = "calibration_mismatch" if mismatch else None
     if flag is not None:
         return Assessment("review", degraded, f"red_flag:{flag}")
@@ -50,3 +52,12 @@ def decide(
     if disagreement is not None and max_disagreement is not None and disagreement > max_disagreement:
         return Assessment("review", degraded, "disagreement")
     return Assessment("accept", degraded)
+
+
+def differs(fitted: Mapping[str, Any], live: Mapping[str, Any]) -> list[str]:
+    """The parts of the selection in which a request differs from what its calibrator was fitted under.
+
+    `live` maps each part to (its value now, the route's own): a part that the calibrator does not record was fitted
+    under the route's own settings, so a request may not change it.
+    """
+    return [name for name, (now, own) in live.items() if fitted.get(name, own) != now]

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from service.errors import ScorerUnavailable
 from service.request.candidate import Candidate
-from service.upstream.scorer import Stopping
 
 StopReason = Literal[
     "all_scored", "expected_gain", "early_accept", "deadline", "candidates_failed", "scorer_failed", "passthrough"
 ]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Pool:
-    """What sampling and scoring left behind."""
+    """The candidates of a request, the reward model that scored them, and how it went."""
 
-    candidates: list[Candidate]
+    candidates: tuple[Candidate, ...]
     orm: str | None = None
     calibrator: dict[str, Any] | None = None
-    stopping: Stopping = field(default_factory=Stopping)
     accepted_early: bool = False
     timed_out: bool = False
     scorer_error: ScorerUnavailable | None = None
@@ -42,7 +40,9 @@ class Pool:
         if self.accepted_early:
             return "early_accept"
         stopped = sum(candidate.stopped for candidate in self.candidates)
-        if len(self.scored) + stopped == len(self.candidates):
+        # An empty reply needs no score: it is never sent as an answer.
+        judged = sum(c.score is not None or (c.finished and c.empty) for c in self.candidates)
+        if judged + stopped == len(self.candidates):
             return "expected_gain" if stopped else "all_scored"
         if self.timed_out:
             return "deadline"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from service.request.candidate import Candidate
 from service.request.outcome import Outcome
 from service.request.pool import Pool
 from service.request.work import Work
 from service.reviews.escalation import Escalation
+from service.settings import StoreSettings
 from service.store.rows import Record, Row
 
 
@@ -18,13 +16,11 @@ def record_of(
     outcome: Outcome,
     review: Escalation,
     versions: dict[str, str],
-    *,
-    prompts: bool,
-    texts: bool,
+    settings: StoreSettings,
 ) -> Record:
     """The rows of a request; without its messages, or without its candidates' texts, where they are not stored."""
     plan, request, winner = work.plan, work.request, outcome.winner
-    asked: Sequence[Candidate] = pool.candidates
+    sampled = work.candidates
     parameters = {name: value for name, value in plan.body(0).items() if name not in _NOT_PARAMETERS}
     response = {
         "id": work.id,
@@ -37,16 +33,16 @@ def record_of(
         "decision": outcome.decision,
         "stop_reason": outcome.stop_reason,
         "degraded": outcome.degraded,
-        "sent": outcome.send,
+        "sent": outcome.sent,
         "winner": winner.index if winner else None,
         "score": winner.score if winner else None,
         "probability": winner.probability if winner else None,
         "n": plan.n,
         "n_completed": len(pool.completed),
         "n_scored": len(pool.scored),
-        "prompt_tokens": max((candidate.prompt_tokens for candidate in asked), default=0),
-        "completion_tokens": sum(candidate.completion_tokens for candidate in asked),
-        "prompt": plan.messages if prompts else None,
+        "prompt_tokens": max((candidate.prompt_tokens for candidate in sampled), default=0),
+        "completion_tokens": sum(candidate.completion_tokens for candidate in sampled),
+        "prompt": plan.messages if settings.prompts else None,
         "parameters": parameters | {"seed": plan.seed},
         "versions": versions | {"orm": pool.orm or ""},
         "calibrator": pool.calibrator,
@@ -64,12 +60,17 @@ def record_of(
             "finish_reason": candidate.finish_reason,
             "stopped": candidate.stopped,
             "completion_tokens": candidate.completion_tokens,
-            "content": candidate.content if texts else None,
-            "tool_calls": (candidate.tool_calls or None) if texts else None,
+            "content": candidate.content if settings.texts else None,
+            "tool_calls": (candidate.tool_calls or None) if settings.texts else None,
         }
-        for candidate in asked
+        for candidate in sampled
     ]
     return Record(response, rows, _ticket(response, review))
+
+
+def review_id_of(response_id: str) -> str:
+    """Name of the ticket of an answer, known before it is opened."""
+    return f"review-{response_id.removeprefix('chatcmpl-')}"
 
 
 def _ticket(response: Row, review: Escalation) -> Row | None:
@@ -77,7 +78,7 @@ def _ticket(response: Row, review: Escalation) -> Row | None:
     if review.reason is None:
         return None
     return {
-        "id": f"review-{response['id'].removeprefix('chatcmpl-')}",
+        "id": review_id_of(response["id"]),
         "response_id": response["id"],
         "at_ms": response["at_ms"],
         "tenant": response["tenant"],

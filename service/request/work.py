@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from service.admission.permit import Permit
 from service.identity import Identity
+from service.request.candidate import Candidate
 from service.request.deadline import Deadline
 from service.request.plan import Plan
 from service.request.schemas import ChatRequest
@@ -13,7 +14,11 @@ from service.request.schemas import ChatRequest
 
 @dataclass
 class Work:
-    """One request under way."""
+    """A request with what was planned for it.
+
+    `began` is on the clock of `time.perf_counter`, `created` in seconds since 1970; `timings_ms` grows by a stage at a
+    time and is complete before the answer is made.
+    """
 
     id: str
     request: ChatRequest
@@ -24,3 +29,5 @@ class Work:
     created: int
     permit: Permit
     timings_ms: dict[str, float] = field(default_factory=dict)
+    # What was sampled so far: what a request without an answer spent is counted too.
+    candidates: list[Candidate] = field(default_factory=list)

@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     policy_api_key: str | None = Field(None, description="Bearer token that the policy wants, if any.")
     policy_dialect: Dialect = Field("vllm", description="What the policy understands (see Policies below).")
     policy_headers: dict[str, str] = Field(default_factory=dict, description="Further headers to send the policy.")
+    policy_revision: str | None = Field(
+        None, description="Revision of the policy's weights. A calibrator that names another one holds for no answer."
+    )
     policies: dict[str, PolicySettings] = Field(default_factory=dict, description="Further policies, by name.")
     scorer_url: str = Field("http://127.0.0.1:8002", description="Winnow scorer.")
     scorer_api_key: str | None = Field(None, description="Bearer token that the scorer wants, if any.")
@@ -156,6 +159,7 @@ class Settings(BaseSettings):
                 api_key=self.policy_api_key,
                 dialect=self.policy_dialect,
                 headers=self.policy_headers,
+                revision=self.policy_revision,
             )
         return self.policies[name]
 

@@ -25,6 +25,9 @@ class PolicySettings(BaseModel):
         "`stream_options`.",
     )
     headers: dict[str, str] = Field(default_factory=dict, description="Further headers to send it.")
+    revision: str | None = Field(
+        None, description="Revision of its weights. A calibrator that names another one holds for no answer."
+    )
 
     @field_validator("url")
     @classmethod

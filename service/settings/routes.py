@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -29,6 +30,22 @@ class RouteSettings(BaseModel):
     n: int = Field(8, ge=1, le=64, description="Candidates sampled.")
     max_n: int = Field(16, ge=1, le=64, description="Most candidates that a request may ask for.")
     temperature: float = Field(0.8, ge=0, le=2, description="Sampling temperature of candidates.")
+    top_p: float | None = Field(
+        None, gt=0, le=1, description="Nucleus sampling of candidates. Unset: the policy's default."
+    )
+    min_p: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Least probability of a token, relative to the likeliest one. Unset: the policy's default.",
+    )
+    instructions: str | None = Field(None, description="System message of the company, put before the conversation.")
+    instructions_file: Path | None = Field(None, description="UTF-8 file of the instructions, read at start.")
+    on_client_system: Literal["keep", "append", "replace"] = Field(
+        "keep",
+        description="What a client's own system message does: `keep` uses it instead of the instructions, `append` "
+        "adds it to them, `replace` discards it.",
+    )
     shrink_to: int | None = Field(
         None,
         ge=1,
@@ -36,6 +53,9 @@ class RouteSettings(BaseModel):
         "applies. Unset: such a request is refused.",
     )
     max_tokens_limit: int = Field(4096, ge=1, description="Most completion tokens that a request may ask for.")
+    allow_off: bool = Field(
+        True, description="Whether a client may turn reranking off (`rerank.mode = off`) on a best-of-N route."
+    )
     max_tokens: int = Field(160, ge=1, description="Completion tokens where the request names no limit.")
     stop_cost: float | None = Field(
         None,
@@ -79,6 +99,26 @@ class RouteSettings(BaseModel):
     fallback_message: str = Field(_SORRY, description="Sent instead of an answer that is not good enough.")
 
     @model_validator(mode="after")
+    def _read_instructions(self) -> RouteSettings:
+        if self.instructions_file is not None:
+            if self.instructions is not None:
+                raise ValueError("set instructions or instructions_file, not both")
+            try:
+                self.instructions = self.instructions_file.read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(f"instructions_file: {self.instructions_file} cannot be read ({error})") from error
+        return self
+
+    def instruction_messages(self) -> list[dict[str, str]]:
+        """The instructions as the beginning of a conversation."""
+        return [{"role": "system", "content": self.instructions}] if self.instructions else []
+
+    def sampling_options(self) -> dict[str, float]:
+        """The route's own sampling parameters beside the temperature."""
+        options = {"top_p": self.top_p, "min_p": self.min_p}
+        return {name: value for name, value in options.items() if value is not None}
+
+    @model_validator(mode="after")
     def _bounds_hold(self) -> RouteSettings:
         if self.n > self.max_n:
             raise ValueError(f"n={self.n} is above max_n={self.max_n}")
@@ -114,6 +154,7 @@ class RouteSettings(BaseModel):
         )
 
 
+_JUDGED: dict[str, Any] = {"allow_off": False}
 _SEND: dict[str, Any] = {"on_review": "send", "on_fallback": "send"}
 _DEFAULT: dict[str, Any] = {
     "strategy": "greedy",
@@ -122,6 +163,6 @@ _DEFAULT: dict[str, Any] = {
     "max_tokens": 512,
 }
 PROFILES: dict[Profile, dict[Route, dict[str, Any]]] = {
-    "standard": {"billing": {}, "fraud": {}, "default": _DEFAULT},
+    "standard": {"billing": _JUDGED, "fraud": _JUDGED, "default": _DEFAULT},
     "demo": {"billing": _SEND, "fraud": _SEND, "default": _DEFAULT},
 }

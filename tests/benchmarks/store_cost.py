@@ -15,21 +15,23 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from service.admission.permit import Permit
 from service.identity import Identity
 from service.metrics import Metrics
 from service.request.candidate import Candidate
 from service.request.deadline import Deadline
-from service.request.outcome import Outcome
+from service.request.outcome import Choice, Outcome
 from service.request.plan import make_plan
 from service.request.pool import Pool
 from service.request.records import record_of
 from service.request.schemas import ChatRequest
 from service.request.work import Work
 from service.reviews.escalation import Escalation
-from service.settings import RouteSettings
+from service.settings import PolicySettings, RouteSettings, StoreSettings
 from service.store.database import open_database
 from service.store.history import History
 
+POLICY = PolicySettings(url="http://127.0.0.1:1", model="made-up")
 _TEXT = "the second charge of 49.90 on 12.03.2026 will be refunded to your card within 5 days we are sorry"
 _PROMPT_WORDS, _REPLY_WORDS, _CANDIDATES = 60, 110, 8
 
@@ -45,7 +47,7 @@ async def measure(url: str, rate: float, seconds: float) -> dict[str, float]:
         work, pool, outcome = made[number % len(made)]
         work.id = f"chatcmpl-{number}"
         review = Escalation(1.0, None, True)
-        history.add(record_of(work, pool, outcome, review, {"policy": "made-up"}, prompts=True, texts=True))
+        history.add(record_of(work, pool, outcome, review, {"policy": "made-up"}, StoreSettings()))
         await asyncio.sleep(max(0.0, began + (number + 1) / rate - time.perf_counter()))
     elapsed, spent = time.perf_counter() - began, time.process_time() - cpu
     await history.stop()
@@ -64,10 +66,17 @@ def _answer(chance: random.Random, number: int) -> tuple[Work, Pool, Outcome]:
 
     asked = {"model": "winnow", "messages": [{"role": "user", "content": words(_PROMPT_WORDS)}], "seed": number}
     request, identity = ChatRequest.model_validate(asked), Identity("acme", "client")
-    plan = make_plan(request, identity, "billing", 0.99, RouteSettings())
-    pool = Pool([_candidate(index, words(_REPLY_WORDS)) for index in range(_CANDIDATES)], orm="winnow-orm@3")
-    work = Work("", request, identity, plan, Deadline(1e4), 0.0, 0, {"total": 1.0})
-    return work, pool, Outcome("fallback", "fallback_message", "all_scored", pool.candidates)
+    plan = make_plan(
+        request, identity, "billing", 0.99, RouteSettings(), PolicySettings(url="http://127.0.0.1:1", model="x")
+    )
+    pool = Pool(tuple(_candidate(index, words(_REPLY_WORDS)) for index in range(_CANDIDATES)), orm="winnow-orm@3")
+    permit = Permit(_CANDIDATES, 0, release=lambda count: None, charge=lambda tokens: None)
+    work = Work("", request, identity, plan, Deadline(1e4), 0.0, 0, permit, {"total": 1.0}, list(pool.candidates))
+    return (
+        work,
+        pool,
+        Outcome("fallback", "all_scored", (Choice(pool.candidates[0], "fallback", "fallback"),), pool.candidates),
+    )
 
 
 def _candidate(index: int, content: str) -> Candidate:

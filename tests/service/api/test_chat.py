@@ -109,9 +109,16 @@ async def test_default_chat_is_one_greedy_completion(gateway: Any) -> None:
     assert response.headers["x-winnow-probability"] == "unknown"
 
 
-async def test_mode_changes_the_strategy(gateway: Any) -> None:
-    assert (await gateway.ask(rerank={"mode": "off"})).json()["rerank"]["strategy"] == "greedy"
-    assert (await gateway.ask("hello", rerank={"mode": "best_of_n"})).json()["rerank"]["n_scored"] == 8
+async def test_mode_changes_the_strategy(demo: Any) -> None:
+    assert (await demo.ask(rerank={"mode": "off"})).json()["rerank"]["strategy"] == "greedy"
+    assert (await demo.ask("hello", rerank={"mode": "best_of_n"})).json()["rerank"]["n_scored"] == 8
+
+
+async def test_a_judged_route_cannot_be_switched_off_unless_the_operator_says_so(gateway: Any) -> None:
+    refused = await gateway.ask(rerank={"mode": "off"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "rerank.mode")
+    assert gateway.policy.bodies == []
+    assert (await gateway.ask("hello", rerank={"mode": "off"})).status_code == 200
 
 
 async def test_openai_python_streams_the_winner(gateway: Any, script: Any) -> None:
@@ -128,14 +135,21 @@ async def test_openai_python_streams_the_winner(gateway: Any, script: Any) -> No
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == sum(range(1, 9))
-    assert chunks[-1].model_extra["rerank"]["winner"]["completion_tokens"] == 8
+    assert [bool(chunk.choices) for chunk in chunks][-2:] == [True, False], "one chunk without choices: the usage"
+    assert chunks[-2].model_extra["rerank"]["winner"]["completion_tokens"] == 8
 
 
-async def test_usage_is_streamed_only_on_request(gateway: Any) -> None:
+@pytest.mark.parametrize("text", ["hello", "I was charged twice"])
+async def test_every_chunk_has_a_choice_and_usage_is_streamed_only_on_request(gateway: Any, text: str) -> None:
     stream = await gateway.openai.chat.completions.create(
-        model="winnow", messages=[{"role": "user", "content": "hello"}], stream=True
+        model="winnow", messages=[{"role": "user", "content": text}], stream=True
     )
-    assert all(chunk.usage is None for chunk in [chunk async for chunk in stream])
+    chunks = [chunk async for chunk in stream]
+    assert all(chunk.usage is None and chunk.choices for chunk in chunks)
+    (ending,) = [chunk for chunk in chunks if chunk.choices[0].finish_reason]
+    assert ending is chunks[-1]
+    assert ending.model_extra is not None
+    assert ending.model_extra["rerank"]["route"] == ("default" if text == "hello" else "billing")
 
 
 async def test_a_waiting_stream_is_kept_alive_by_comments(start_gateway: Any, script: Any) -> None:

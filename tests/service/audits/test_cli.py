@@ -43,7 +43,7 @@ def _response(number: int) -> dict[str, Any]:
         "id": f"chatcmpl-{number}",
         "at_ms": int(time.time() * 1000) - 60_000,
         "tenant": "acme",
-        "sent": "candidates",
+        "sent": "winner",
         "winner": 0,
         "score": 1.0,
         "probability": 0.2 + 0.01 * number,

@@ -36,7 +36,7 @@ def response(number: int, route: str = "billing", decision: str = "review", **ch
         "decision": decision,
         "stop_reason": "all_scored",
         "degraded": None,
-        "sent": "candidates",
+        "sent": "winner",
         "winner": 1,
         "score": 2.0,
         "probability": 0.4,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.request.decision import Assessment, decide
+from service.request.decision import Assessment, decide, differs
 
 FITTED: dict[str, Any] = {"event": "acceptable", "selection": {"n": 8, "stopping_rule": "all_scored"}}
 
@@ -14,8 +14,8 @@ FITTED: dict[str, Any] = {"event": "acceptable", "selection": {"n": 8, "stopping
 def verdict(
     probability: float | None, calibrator: dict[str, Any] | None = FITTED, n: int = 8, **more: Any
 ) -> Assessment:
-    rule: dict[str, Any] = {"n": n, "stopping_rule": "all_scored"}
-    return decide(probability, calibrator, accept_threshold=0.6, review_threshold=0.3, **rule, **more)
+    live = {"n": (n, None), "stopping_rule": ("all_scored", None), **more.pop("live", {})}
+    return decide(probability, calibrator, live, accept_threshold=0.6, review_threshold=0.3, **more)
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,32 @@ def test_an_ensemble_that_disagrees_does_not_accept(
 ) -> None:
     said = verdict(probability, disagreement=disagreement, max_disagreement=limit)
     assert said == (decision, None, reason)
+
+
+@pytest.mark.parametrize(
+    ("fitted", "now", "own", "same"),
+    [
+        # Recorded by the calibrator: the live value must be that one, whatever the route's own is.
+        ({"temperature": 0.8}, 0.8, 0.7, True),
+        ({"temperature": 0.8}, 0.7, 0.7, False),
+        ({"temperature": 0.8}, None, None, False),
+        # Not recorded: it was fitted under the route's own, so a request may not change that.
+        ({}, 0.8, 0.8, True),
+        ({}, 2.0, 0.8, False),
+        ({}, 0.1, None, False),
+        ({}, None, None, True),
+    ],
+)
+def test_every_part_of_the_selection_is_compared(
+    fitted: dict[str, float], now: float | None, own: float | None, same: bool
+) -> None:
+    calibrator = FITTED | {"selection": FITTED["selection"] | fitted}
+    decided = verdict(0.99, calibrator, live={"temperature": (now, own)})
+    assert decided.decision == ("accept" if same else "review")
+    assert decided.degraded == (None if same else "calibration_mismatch")
+    assert differs(calibrator["selection"], {"temperature": (now, own)}) == ([] if same else ["temperature"])
+
+
+def test_a_calibrator_must_record_n_and_the_stopping_rule() -> None:
+    assert verdict(0.99, FITTED | {"selection": {}}).degraded == "calibration_mismatch"
+    assert differs({}, {"n": (8, None), "stopping_rule": ("all_scored", None)}) == ["n", "stopping_rule"]

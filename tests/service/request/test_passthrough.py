@@ -53,23 +53,31 @@ def test_every_chunk_has_our_labels_and_their_choices(shape: Any, spaces: bool) 
     assert relabelled.count == len(TEXTS)
 
 
-def test_chunks_that_begin_alike_are_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    relabelled, parsed = Relabelled(WORK), []
-    monkeypatch.setattr(
-        "service.request.passthrough.parse", lambda payload: parsed.append(payload) or json.loads(payload)
-    )
-    for text in TEXTS:
-        relabelled(dump(THEIRS | {"choices": choice(text)}))
-    assert len(parsed) == 1
+def test_chunks_that_begin_alike_are_not_parsed() -> None:
+    relabelled = Relabelled(WORK)
+    first, second = (dump(THEIRS | {"choices": choice(text)}) for text in ("a", "b"))
+    relabelled(first)
+    # Were it parsed, this would not be JSON.
+    broken = second[:-1] + b', "broken'
+    assert (relabelled(broken) or b"").endswith(b', "broken')
+
+
+@pytest.mark.parametrize("text", ['"finish_reason":null', '"finish_reason": null', '"index":null'])
+def test_no_reply_can_look_like_the_marks_of_a_chunk(text: str) -> None:
+    relabelled = Relabelled(WORK)
+    assert relabelled(dump(THEIRS | {"choices": choice("a")})) is not None
+    assert relabelled(dump(THEIRS | {"choices": choice(text, "stop")})) is None
+    assert relabelled.last_choices == choice(text, "stop")
 
 
 def test_the_ending_tells_reason_and_usage() -> None:
     relabelled = Relabelled(WORK)
     usage = {"prompt_tokens": 3, "completion_tokens": 2}
-    for choices in (choice("a"), choice("b", "stop")):
-        assert relabelled(dump(THEIRS | {"choices": choices})) is not None
+    assert relabelled(dump(THEIRS | {"choices": choice("a")})) is not None
+    assert relabelled(dump(THEIRS | {"choices": choice("b", "stop")})) is None, "held back: `rerank` rides on it"
+    assert relabelled.last_choices == choice("b", "stop")
     assert relabelled(dump(THEIRS | {"choices": [], "usage": usage})) is None
-    last, told = relabelled.ending()
+    last, told = relabelled.ending
     assert last["choices"][0]["finish_reason"] == "stop"
     assert told["usage"] == usage
 

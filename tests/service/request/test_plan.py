@@ -11,14 +11,15 @@ from service.errors import InvalidRequest
 from service.identity import Identity
 from service.request.plan import Plan, candidate_seed, make_plan
 from service.request.schemas import ChatRequest
-from service.settings import RouteSettings
+from service.settings import PolicySettings, RouteSettings
 
 ACME = Identity("acme", "client")
+POLICY = PolicySettings(url="http://127.0.0.1:1", model="small")
 
 
 def plan(settings: RouteSettings | None = None, **fields: Any) -> Plan:
     request = ChatRequest.model_validate({"model": "winnow", "messages": [{"role": "user", "content": "x"}], **fields})
-    return make_plan(request, ACME, "billing", 0.9, settings or RouteSettings())
+    return make_plan(request, ACME, "billing", 0.9, settings or RouteSettings(), POLICY)
 
 
 def test_the_route_fills_what_the_request_leaves_open() -> None:

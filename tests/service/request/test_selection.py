@@ -11,7 +11,7 @@ from service.request.selection import ranked
 
 
 def candidate(index: int, score: float | None, tokens: int = 10, finish: str = "stop") -> Candidate:
-    return Candidate(index, score=score, completion_tokens=tokens, finish_reason=finish)
+    return Candidate(index, "A reply.", score=score, completion_tokens=tokens, finish_reason=finish)
 
 
 def order(candidates: list[Candidate], *, length_cut_loses: bool = True) -> list[int]:
@@ -52,3 +52,10 @@ def test_the_winner_is_within_the_tie_of_the_maximum(scores: list[float]) -> Non
     first = ranked([candidate(i, s) for i, s in enumerate(scores)], length_cut_loses=True)[0]
     assert first.score == pytest.approx(max(scores), abs=1e-6)
     assert len(ranked([candidate(i, s) for i, s in enumerate(scores)], length_cut_loses=True)) == len(scores)
+
+
+def test_an_empty_reply_loses_to_any_other_whatever_its_score() -> None:
+    blank = [Candidate(i, text, score=9.0, finish_reason="stop") for i, text in enumerate(["", " \n\t"])]
+    called = Candidate(2, "", tool_calls=[{"function": {"name": "refund", "arguments": "{}"}}], score=-9.0)
+    cut_off = candidate(3, -10.0, finish="length")
+    assert order([*blank, called, cut_off]) == [2, 3, 0, 1]

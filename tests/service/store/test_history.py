@@ -31,7 +31,7 @@ def record(number: int, **changed: Any) -> Record:
         "route": "billing",
         "decision": "review",
         "stop_reason": "all_scored",
-        "sent": "hold_message",
+        "sent": "held",
         "n": 1,
         "n_completed": 1,
         "n_scored": 1,

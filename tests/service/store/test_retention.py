@@ -24,7 +24,7 @@ DAY_MS = 86_400_000
 
 def answer(name: str, at_ms: int, tenant: str = "acme", user: str | None = None) -> dict[str, Any]:
     counts = dict.fromkeys(("n", "n_completed", "n_scored", "prompt_tokens", "completion_tokens"), 2)
-    told = {"route": "billing", "decision": "accept", "stop_reason": "all_scored", "sent": "candidates"}
+    told = {"route": "billing", "decision": "accept", "stop_reason": "all_scored", "sent": "winner"}
     json_columns = {"prompt": [{"role": "user", "content": "é"}], "parameters": {"seed": 1}, "versions": {}}
     made = {"id": name, "at_ms": at_ms, "tenant": tenant, "user": user, "score": 1.5, "timings_ms": {}, "redacted": []}
     return made | counts | told | json_columns
