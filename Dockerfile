@@ -20,7 +20,8 @@ COPY pyproject.toml ./
 RUN python -c "import pathlib, tomllib; \
 project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 extras = project['optional-dependencies']; \
-sets = {'base': project['dependencies'] + extras['postgres'] + extras['redis'] + extras['export'], 'orm': extras['orm']}; \
+shared = sum((extras[name] for name in ('postgres', 'redis', 'export', 'otel')), []); \
+sets = {'base': project['dependencies'] + shared, 'orm': extras['orm']}; \
 [pathlib.Path(name + '.txt').write_text('\n'.join(lines)) for name, lines in sets.items()]"
 
 FROM python AS wheel

@@ -30,6 +30,20 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{ default (printf "http://%s-policy:8001" (include "winnow.name" .)) .Values.policy.url }}
 {{- end }}
 
+{{/* What the endpoints need to forget a pod, then the longest answer, then a margin to close and to write. */}}
+{{- define "winnow.graceSeconds" -}}
+{{ add .Values.gateway.preStopSeconds .Values.gateway.drainSeconds 15 }}
+{{- end }}
+
+{{/* Variables of the gateway that come from values of their own. */}}
+{{- define "winnow.gatewayVariables" -}}
+WINNOW_CONFIG WINNOW_HOST WINNOW_PORT WINNOW_KEYS_FILE WINNOW_POLICY_URL WINNOW_POLICY_MODEL WINNOW_SCORER_URL
+{{- " WINNOW_DRAIN_SECONDS WINNOW_STORE__URL" }}
+{{- if .Values.policy.apiKey.existingSecret }} WINNOW_POLICY_API_KEY{{ end }}
+{{- if .Values.scorer.apiKey.existingSecret }} WINNOW_SCORER_API_KEY{{ end }}
+{{- if .Values.limits.existingSecret }} WINNOW_LIMITS_URL{{ end }}
+{{- end }}
+
 {{/* What every pod of ours is, down to its securityContext. */}}
 {{- define "winnow.pod" -}}
 automountServiceAccountToken: false

@@ -5,18 +5,21 @@ from __future__ import annotations
 import httpx
 
 from service.errors import SetupError
+from service.settings import PolicySettings
 
 _TIMEOUT_SECONDS = 10.0
 
 
-def served_models(url: str, api_key: str | None) -> list[str]:
-    """Names of the models of an OpenAI-compatible server, adapters left out.
+def served_models(policy: PolicySettings) -> list[str]:
+    """Names of the models of an OpenAI-compatible server, adapters left out; `policy.model` is not looked at.
 
     Raises SetupError when it cannot be asked.
     """
-    headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
+    url, headers = policy.url, dict(policy.headers)
+    if policy.api_key is not None:
+        headers["authorization"] = f"Bearer {policy.api_key}"
     try:
-        response = httpx.get(f"{url.rstrip('/')}/v1/models", headers=headers, timeout=_TIMEOUT_SECONDS)
+        response = httpx.get(f"{url}/v1/models", headers=headers, timeout=_TIMEOUT_SECONDS)
         response.raise_for_status()
         models = response.json()["data"]
         # vLLM lists a LoRA adapter with the model that it stands on as its parent.

@@ -15,15 +15,15 @@ from service.errors import SetupError
 from service.processes.child import Program
 from service.processes.policy_model import BUNDLED, served_name
 from service.processes.ports import base_url, require_free_port
-from service.settings import Settings, load_settings, state_folder
+from service.settings import PolicySettings, Settings, load_settings, state_folder
 
 # A stopping gateway also closes connections and writes what the store waits for.
 _GATEWAY_MARGIN_SECONDS = 15.0
 _SCORER_DRAIN_SECONDS = 25.0
 _POLICY_DRAIN_SECONDS = 15.0
 
-# Asks a policy, by URL and key, which models it serves.
-ListModels = Callable[[str, str | None], list[str]]
+# Asks a policy which models it serves.
+ListModels = Callable[[PolicySettings], list[str]]
 
 
 @dataclass(frozen=True)
@@ -212,11 +212,11 @@ class _Planner:
         return named or served_name(self._model)
 
     def _only_model(self) -> str:
-        url = self._settings.policy_url
-        names = self._list_models(url, self._settings.policy_api_key)
+        policy = self._settings.policy("default")
+        names = self._list_models(policy)
         if len(names) != 1:
             served = ", ".join(names) if names else "none"
-            raise SetupError(f"the policy at {url} serves {served}: name the one to use with --policy-model")
+            raise SetupError(f"the policy at {policy.url} serves {served}: name the one to use with --policy-model")
         return names[0]
 
     def _ports(self) -> list[tuple[str, int, str]]:

@@ -191,6 +191,9 @@ def test_other_secrets_are_references_too(everything: Objects, minimal: Objects)
     assert environment(everything, "scorer")["WINNOW_SCORER_API_KEY"] == key
     where = {"secretKeyRef": {"name": "winnow-store", "key": "url"}}
     assert environment(everything, "gateway")["WINNOW_STORE__URL"] == where
+    assert environment(everything, "gateway")["WINNOW_LIMITS_URL"] == {
+        "secretKeyRef": {"name": "winnow-limits", "key": "url"}
+    }
     # A file in a pod would be gone with it.
     assert environment(minimal, "gateway")["WINNOW_STORE__URL"] == "none"
     token = {"secretKeyRef": {"name": "hub", "key": "token"}}
@@ -357,10 +360,38 @@ def test_the_scorer_finds_its_registry(minimal: Objects, everything: Objects) ->
     assert container(everything, "scorer")["args"][-1] == "winnow-orm@3"
 
 
-def test_a_stopping_pod_may_finish_its_longest_answer(everything: Objects) -> None:
-    spec = pod(everything, "gateway")
-    before_stop = container(everything, "gateway")["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert spec["terminationGracePeriodSeconds"] > 120 + before_stop
+@pytest.mark.parametrize(("values", "before_stop", "drain"), [({}, 5, 60), ({"drainSeconds": 120}, 5, 120)])
+def test_one_number_says_how_long_a_stopping_pod_may_take(
+    chart: Any, values: dict[str, int], before_stop: int, drain: int
+) -> None:
+    objects = render(chart, with_values(gateway=values))
+    assert environment(objects, "gateway")["WINNOW_DRAIN_SECONDS"] == str(drain)
+    assert f"--shutdown-timeout={drain}" in container(objects, "policy")["args"]
+    for component in ("gateway", "policy"):
+        assert container(objects, component)["lifecycle"] == {"preStop": {"sleep": {"seconds": before_stop}}}
+        assert pod(objects, component)["terminationGracePeriodSeconds"] == before_stop + drain + 15
+
+
+def test_further_variables_reach_the_gateway_and_none_is_set_twice(everything: Objects, chart: Any) -> None:
+    given = environment(everything, "gateway")
+    assert given["WINNOW_KEEPALIVE_SECONDS"] == "2.5"
+    assert given["WINNOW_STORE__WEBHOOK_SECRET"] == {"secretKeyRef": {"name": "webhook", "key": "secret"}}
+    own = [name for name in given if name not in {"WINNOW_KEEPALIVE_SECONDS", "WINNOW_STORE__WEBHOOK_SECRET"}]
+    values = {"store": {"existingSecret": "s"}, "policy": {"apiKey": {"existingSecret": "p"}}}
+    values |= {"scorer": {"apiKey": {"existingSecret": "c"}}, "limits": {"existingSecret": "l"}}
+    assert "WINNOW_STORE__URL" in own
+    for name in own:
+        with pytest.raises(helm_python.HelmError, match=f"{name} is set by this chart"):
+            render(chart, with_values(**values, gateway={"extraEnv": [{"name": name, "value": "x"}]}))
+
+
+def test_limits_and_origins_can_be_set_in_the_file(chart: Any, tmp_path: Path) -> None:
+    config = 'cors_origins = ["https://app.example"]\nrequests_per_minute = 30\n'
+    (tmp_path / "winnow.toml").write_text(
+        render(chart, with_values(gateway={"config": config}))["ConfigMap", "gateway"]["data"]["winnow.toml"]
+    )
+    settings = load_settings(tmp_path / "winnow.toml")
+    assert (settings.cors_origins, settings.requests_per_minute) == (("https://app.example",), 30)
 
 
 def test_large_numbers_stay_integers(chart: Any) -> None:
@@ -398,6 +429,10 @@ def test_without_a_keys_secret_the_message_says_what_to_do(chart: Any) -> None:
         ("gateway.image.digest", "sha256:abc"),
         ("gateway.resources.limits", {"memory": "lots"}),
         ("gateway.drainSeconds", -1),
+        ("gateway.preStopSeconds", 0),
+        ("gateway.extraEnv", [{"name": "lower", "value": "x"}]),
+        ("gateway.extraEnv", [{"name": "WINNOW_X"}]),
+        ("gateway.extraEnv", [{"name": "WINNOW_X", "value": "x", "valueFrom": {"secretKeyRef": {}}}]),
         ("scorer.device", "tpu"),
         ("scorer.model", ""),
         ("scorer.startupSeconds", 0),

@@ -136,7 +136,7 @@ def stack_options(tmp_path: Path) -> ServeOptions:
 
 
 def test_the_greeting_holds_a_key_or_names_the_file(stack_options: ServeOptions) -> None:
-    stack = plan(stack_options, lambda url, key: [])
+    stack = plan(stack_options, lambda policy: [])
     text = greeting(stack, "wk-abc")
     assert "'Authorization: Bearer wk-abc'" in text
     assert "every winner is sent" in text

@@ -10,15 +10,16 @@ import pytest
 
 from service.errors import SetupError
 from service.processes.served_models import served_models
+from service.settings import PolicySettings
 
 
 class _Policy(BaseHTTPRequestHandler):
     body = b""
     status = 200
-    keys: list[str | None]
+    sent: list[tuple[str | None, str | None]]
 
     def do_GET(self) -> None:
-        self.keys.append(self.headers["authorization"])
+        self.sent.append((self.headers["authorization"], self.headers["x-team"]))
         self.send_response(self.status if self.path == "/v1/models" else 404)
         self.end_headers()
         self.wfile.write(self.body)
@@ -29,7 +30,7 @@ class _Policy(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def policy() -> Iterator[tuple[str, type[_Policy]]]:
-    handler = type("Policy", (_Policy,), {"keys": []})
+    handler = type("Policy", (_Policy,), {"sent": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}", handler
@@ -39,9 +40,10 @@ def policy() -> Iterator[tuple[str, type[_Policy]]]:
 def test_models_without_adapters_with_the_key(policy: tuple[str, type[_Policy]]) -> None:
     url, handler = policy
     handler.body = b'{"data": [{"id": "qwen", "parent": null}, {"id": "tuned", "parent": "qwen"}, {"id": "other"}]}'
-    assert served_models(url, "secret") == ["qwen", "other"]
-    assert served_models(f"{url}/", None) == ["qwen", "other"]
-    assert handler.keys == ["Bearer secret", None]
+    keyed = PolicySettings(url=f"{url}/", model="", api_key="secret", headers={"x-team": "a"})
+    assert served_models(keyed) == ["qwen", "other"]
+    assert served_models(PolicySettings(url=url, model="")) == ["qwen", "other"]
+    assert handler.sent == [("Bearer secret", "a"), (None, None)]
 
 
 @pytest.mark.parametrize(
@@ -59,10 +61,9 @@ def test_what_answers_otherwise_is_said(
     url, handler = policy
     handler.status, handler.body = status, body
     with pytest.raises(SetupError, match=message):
-        served_models(url, None)
+        served_models(PolicySettings(url=url, model=""))
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "gpu:8000", "http://"])
-def test_what_does_not_answer_is_said_with_the_remedy(url: str) -> None:
+def test_what_does_not_answer_is_said_with_the_remedy() -> None:
     with pytest.raises(SetupError, match="--policy-model"):
-        served_models(url, None)
+        served_models(PolicySettings(url="http://127.0.0.1:1", model=""))

@@ -13,6 +13,7 @@ import pytest
 from service.errors import SetupError
 from service.processes.child import Program
 from service.processes.stack import ServeOptions, Stack, plan
+from service.settings import PolicySettings
 
 
 @pytest.fixture(autouse=True)
@@ -37,12 +38,12 @@ def keys(tmp_path: Path) -> Path:
     return path
 
 
-def never(url: str, key: str | None) -> list[str]:
-    raise AssertionError(f"{url} was asked for its models")
+def never(policy: PolicySettings) -> list[str]:
+    raise AssertionError(f"{policy.url} was asked for its models")
 
 
 def planned(options: ServeOptions, models: Sequence[str] | None = None) -> Stack:
-    return plan(options, never if models is None else lambda url, key: list(models))
+    return plan(options, never if models is None else lambda policy: list(models))
 
 
 def program(stack: Stack, name: str) -> Program:
@@ -151,8 +152,8 @@ def test_a_running_policy_is_asked_what_it_serves(options: ServeOptions, monkeyp
     monkeypatch.setenv("WINNOW_POLICY_API_KEY", "secret")
     asked: list[tuple[str, str | None]] = []
 
-    def models(url: str, key: str | None) -> list[str]:
-        asked.append((url, key))
+    def models(policy: PolicySettings) -> list[str]:
+        asked.append((policy.url, policy.api_key))
         return ["qwen"]
 
     url = "http://gpu:9000"
