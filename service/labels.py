@@ -229,9 +229,10 @@ def _of(row: Row, *, pair: bool = False) -> Row:
 
 
 def _selection(row: Row, index: int, rank: int | None) -> Row:
-    temperature = row["parameters"].get("temperature")
-    known = {"n": row["n"], "rank": rank, "policy": row["versions"].get("policy") or "unknown"}
-    return known | {"temperature": temperature, "index": index}
+    versions, parameters = row["versions"], row["parameters"]
+    selection = {"n": row["n"], "rank": rank, "policy": versions.get("policy") or "unknown", "index": index}
+    selection |= {name: parameters.get(name) for name in ("temperature", "top_p", "min_p", "max_tokens")}
+    return selection | {"policy_revision": versions.get("policy_revision")}
 
 
 def _completion(content: str | None, tool_calls: Any) -> Any:

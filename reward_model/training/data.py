@@ -107,7 +107,11 @@ class HowSelected(BaseModel):
     n: int
     rank: int | None = None
     policy: str
+    policy_revision: str | None = None
     temperature: float | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    max_tokens: int | None = None
     index: int | None = None
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reward_model.calibration import Selection, route_of
+from reward_model.calibration import Selection, instructions_digest, route_of
 from reward_model.errors import BadInput
 from reward_model.stopping import ALL_SCORED
 from reward_model.training.data import LabelledReply
@@ -113,4 +113,18 @@ def shared_selection(replies: Sequence[LabelledReply]) -> Selection:
             f"probability holds under one policy only; found {sorted(map(str, seen))}"
         )
     n, temperature, policy = next(key for key in seen if key)
-    return Selection(n=n, stopping_rule=ALL_SCORED, temperature=temperature, policy=policy)
+    hows = [reply.selection for reply in replies if reply.selection]
+    shared = {name: _only({getattr(how, name) for how in hows}) for name in _RECORDED}
+    instructions = _only({instructions_digest([m.model_dump() for m in reply.prompt]) for reply in replies})
+    return Selection(
+        n=n, stopping_rule=ALL_SCORED, temperature=temperature, policy=policy, instructions=instructions, **shared
+    )
+
+
+# What a selection says of its sampling beside temperature and policy, if all its labels were sampled alike.
+_RECORDED = ("policy_revision", "top_p", "min_p", "max_tokens")
+
+
+def _only(values: set[Any]) -> Any:
+    """The one value there is; None if there are several."""
+    return next(iter(values)) if len(values) == 1 else None

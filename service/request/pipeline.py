@@ -147,8 +147,7 @@ class Pipeline:
         )
         if escalation.promised:
             outcome = replace(outcome, review_id=review_id_of(work.id))
-        versions = {"policy": work.plan.policy.model, "gateway": self._version}
-        record = record_of(work, pool, outcome, escalation, versions, self.settings.store)
+        record = record_of(work, pool, outcome, escalation, self._version, self.settings.store)
         if not escalation.promised:
             self.history.add(record)
             return outcome

@@ -110,21 +110,10 @@ def make_plan(
     policy: PolicySettings,
 ) -> Plan:
     """Combine route and request; InvalidRequest names the bound that a wish is beyond."""
-    wish = request.rerank
     strategy = _strategy(request, route, settings)
     temperature = _temperature(request, settings, strategy)
     n = _candidates(request, route, settings, strategy, temperature)
-    budget = wish.budget_ms or settings.budget_ms
-    _bound("rerank.budget_ms", budget, at_most=settings.max_budget_ms, route=route)
-    if budget < settings.min_budget_ms:
-        raise InvalidRequest(
-            f"rerank.budget_ms={budget} is below {settings.min_budget_ms}, the least that the route {route} can keep",
-            param="rerank.budget_ms",
-        )
     threshold = _threshold(request, route, settings)
-    max_tokens = request.max_completion_tokens or request.max_tokens or settings.max_tokens
-    limited = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
-    _bound(limited, max_tokens, at_most=settings.max_tokens_limit, route=route)
     return Plan(
         route=route,
         route_probability=probability,
@@ -133,15 +122,15 @@ def make_plan(
         strategy=strategy,
         n=n,
         temperature=temperature,
-        budget_ms=budget,
+        budget_ms=_budget(request, route, settings),
         accept_threshold=threshold,
         seed=secrets.randbits(63) if request.seed is None else request.seed,
         messages=_conversation(request, settings),
-        max_tokens=max_tokens,
+        max_tokens=_max_tokens(request, route, settings),
         options=settings.sampling_options() | request.sampling_options(),
         cache_salt=identity.cache_salt,
         choices=request.n,
-        locale=wish.locale,
+        locale=request.rerank.locale,
         # If several choices are to be returned, the lesser ones are wanted too.
         stopping=StoppingRule() if n == 1 or request.n > 1 else settings.stopping_rule(threshold),
     )
@@ -175,6 +164,24 @@ def _candidates(
             param="n",
         )
     return n
+
+
+def _budget(request: ChatRequest, route: str, settings: RouteSettings) -> int:
+    budget = request.rerank.budget_ms or settings.budget_ms
+    _bound("rerank.budget_ms", budget, at_most=settings.max_budget_ms, route=route)
+    if budget < settings.min_budget_ms:
+        raise InvalidRequest(
+            f"rerank.budget_ms={budget} is below {settings.min_budget_ms}, the least that the route {route} can keep",
+            param="rerank.budget_ms",
+        )
+    return budget
+
+
+def _max_tokens(request: ChatRequest, route: str, settings: RouteSettings) -> int:
+    name = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
+    count = request.max_completion_tokens or request.max_tokens or settings.max_tokens
+    _bound(name, count, at_most=settings.max_tokens_limit, route=route)
+    return count
 
 
 def _threshold(request: ChatRequest, route: str, settings: RouteSettings) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from service.request.candidate import Candidate
 from service.request.outcome import Outcome
 from service.request.pool import Pool
 from service.request.work import Work
@@ -11,22 +12,27 @@ from service.store.rows import Record, Row
 
 
 def record_of(
-    work: Work,
-    pool: Pool,
-    outcome: Outcome,
-    review: Escalation,
-    versions: dict[str, str],
-    settings: StoreSettings,
+    work: Work, pool: Pool, outcome: Outcome, escalation: Escalation, gateway: str, settings: StoreSettings
 ) -> Record:
-    """The rows of a request; without its messages, or without its candidates' texts, where they are not stored."""
-    plan, request, winner = work.plan, work.request, outcome.winner
-    sampled = work.candidates
+    """The rows of a request; without its messages or its candidates' texts if they are not stored."""
+    response = _response(work, pool, outcome) | {
+        "prompt": work.plan.messages if settings.prompts else None,
+        "versions": _versions(work, pool, gateway),
+        "redacted": [],
+        "review_chance": escalation.chance,
+    }
+    rows = [_candidate(work.id, candidate, texts=settings.texts) for candidate in work.candidates]
+    return Record(response, rows, _ticket(response, escalation))
+
+
+def _response(work: Work, pool: Pool, outcome: Outcome) -> Row:
+    plan, winner = work.plan, outcome.winner
     parameters = {name: value for name, value in plan.body(0).items() if name not in _NOT_PARAMETERS}
-    response = {
+    return {
         "id": work.id,
         "at_ms": work.created * 1000,
         "tenant": work.identity.tenant,
-        "user": request.user,
+        "user": work.request.user,
         "route": plan.route,
         "route_probability": plan.route_probability,
         "locale": plan.locale,
@@ -40,32 +46,33 @@ def record_of(
         "n": plan.n,
         "n_completed": len(pool.completed),
         "n_scored": len(pool.scored),
-        "prompt_tokens": max((candidate.prompt_tokens for candidate in sampled), default=0),
-        "completion_tokens": sum(candidate.completion_tokens for candidate in sampled),
-        "prompt": plan.messages if settings.prompts else None,
+        "prompt_tokens": max((candidate.prompt_tokens for candidate in work.candidates), default=0),
+        "completion_tokens": sum(candidate.completion_tokens for candidate in work.candidates),
         "parameters": parameters | {"seed": plan.seed},
-        "versions": versions | {"orm": pool.orm or ""},
         "calibrator": pool.calibrator,
         "timings_ms": dict(work.timings_ms),
-        "redacted": [],
-        "review_chance": review.chance,
     }
-    rows = [
-        {
-            "response_id": work.id,
-            "index": candidate.index,
-            "score": candidate.score,
-            "probability": candidate.probability,
-            "disagreement": candidate.disagreement,
-            "finish_reason": candidate.finish_reason,
-            "stopped": candidate.stopped,
-            "completion_tokens": candidate.completion_tokens,
-            "content": candidate.content if settings.texts else None,
-            "tool_calls": (candidate.tool_calls or None) if settings.texts else None,
-        }
-        for candidate in sampled
-    ]
-    return Record(response, rows, _ticket(response, review))
+
+
+def _versions(work: Work, pool: Pool, gateway: str) -> dict[str, str]:
+    policy = work.plan.policy
+    revision = {"policy_revision": policy.revision} if policy.revision else {}
+    return {"policy": policy.model, **revision, "orm": pool.orm or "", "gateway": gateway}
+
+
+def _candidate(response_id: str, candidate: Candidate, *, texts: bool) -> Row:
+    return {
+        "response_id": response_id,
+        "index": candidate.index,
+        "score": candidate.score,
+        "probability": candidate.probability,
+        "disagreement": candidate.disagreement,
+        "finish_reason": candidate.finish_reason,
+        "stopped": candidate.stopped,
+        "completion_tokens": candidate.completion_tokens,
+        "content": candidate.content if texts else None,
+        "tool_calls": (candidate.tool_calls or None) if texts else None,
+    }
 
 
 def review_id_of(response_id: str) -> str:
@@ -73,9 +80,9 @@ def review_id_of(response_id: str) -> str:
     return f"review-{response_id.removeprefix('chatcmpl-')}"
 
 
-def _ticket(response: Row, review: Escalation) -> Row | None:
+def _ticket(response: Row, escalation: Escalation) -> Row | None:
     """A ticket of an answer that a person sees."""
-    if review.reason is None:
+    if escalation.reason is None:
         return None
     return {
         "id": review_id_of(response["id"]),
@@ -83,8 +90,8 @@ def _ticket(response: Row, review: Escalation) -> Row | None:
         "at_ms": response["at_ms"],
         "tenant": response["tenant"],
         "route": response["route"],
-        "reason": review.reason,
-        "chance": review.chance,
+        "reason": escalation.reason,
+        "chance": escalation.chance,
         "status": "open",
     }
 

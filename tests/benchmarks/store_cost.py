@@ -47,7 +47,7 @@ async def measure(url: str, rate: float, seconds: float) -> dict[str, float]:
         work, pool, outcome = made[number % len(made)]
         work.id = f"chatcmpl-{number}"
         review = Escalation(1.0, None, True)
-        history.add(record_of(work, pool, outcome, review, {"policy": "made-up"}, StoreSettings()))
+        history.add(record_of(work, pool, outcome, review, "0", StoreSettings()))
         await asyncio.sleep(max(0.0, began + (number + 1) / rate - time.perf_counter()))
     elapsed, spent = time.perf_counter() - began, time.process_time() - cpu
     await history.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -79,8 +80,22 @@ def test_refunds_are_billing_and_groups_are_numbered() -> None:
 
 def test_labels_of_two_selection_policies_are_not_mixed() -> None:
     replies = [_reply(0, 0), _reply(0, 1)]
-    assert shared_selection(replies).model_dump() == {**SELECTION, "stopping_rule": "all_scored"}
+    expected = {**SELECTION, "stopping_rule": "all_scored", "instructions": ""}
+    assert shared_selection(replies).model_dump(exclude_none=True) == expected
     other, none = _reply(1, 0, selection={**SELECTION, "n": 8}), _reply(1, 0, selection=None)
     for wrong in ([*replies, other], [*replies, none], []):
         with pytest.raises(BadInput, match="same selection"):
             shared_selection(wrong)
+
+
+def test_what_all_labels_share_is_recorded_and_what_differs_is_not() -> None:
+    system = {"role": "system", "content": "Refunds take five days."}
+    prompt = [system, {"role": "user", "content": "q"}]
+    sampled = {**SELECTION, "top_p": 0.9, "max_tokens": 160, "policy_revision": "2"}
+    replies = [_reply(i, 0, prompt=prompt, selection=sampled) for i in range(2)]
+    digest = hashlib.sha256(b"Refunds take five days.").hexdigest()[:16]
+    fitted = shared_selection(replies)
+    assert (fitted.top_p, fitted.min_p, fitted.max_tokens, fitted.policy_revision) == (0.9, None, 160, "2")
+    assert fitted.instructions == digest
+    mixed = shared_selection([*replies, _reply(3, 0, selection={**sampled, "max_tokens": 128})])
+    assert (mixed.top_p, mixed.max_tokens, mixed.instructions) == (0.9, None, None)
