@@ -9,8 +9,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from service.api.authentication import add_key
 from service.app import create_app
+from service.keys.key_file import add_key
 from service.settings import load_settings
 
 Node = Mapping[str, Any]

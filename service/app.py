@@ -15,7 +15,6 @@ from routing.router import Router
 from service.admission.admission import Admission
 from service.admission.rates import Rates
 from service.api import administration, audits, chat, feedback, health, labels, models, rerank, reviews
-from service.api.authentication import Keyring
 from service.api.cors import allow_origins
 from service.api.draining import Drain, DrainMiddleware
 from service.api.failures import add_error_handlers
@@ -25,6 +24,7 @@ from service.audits.judging import Audits
 from service.audits.watch import watch_audits
 from service.background import Background, running_background
 from service.errors import SetupError
+from service.keys.keyring import Keyring
 from service.metrics import Metrics
 from service.otel import Tracing, open_tracing
 from service.request.pipeline import Pipeline, RequestRouter
@@ -57,13 +57,16 @@ def create_app(
     Raises SetupError at once when there is no keys file: nobody is served without an identity.
     """
     if settings.keys_file is None:
-        raise SetupError("no keys file is set: make a key with `winnow key TENANT --keys FILE`, then set keys_file")
+        raise SetupError(
+            "no keys file is set: make a key with `winnow key make TENANT --keys FILE`, then set keys_file"
+        )
     keyring = Keyring(settings.keys_file)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
         metrics = Metrics(registry or CollectorRegistry())
+        metrics.keys.broken.set_function(lambda: keyring.problem is not None)
         rates = Rates(metrics, settings.limits_url)
         admission = Admission(settings.max_inflight_candidates, settings.tenant, rates, metrics)
         async with (

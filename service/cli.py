@@ -29,7 +29,7 @@ COMMANDS: dict[str, Entry] = {
     "scorer": Entry("reward_model.serving.cli:scorer_app", "Serve a reward model over HTTP.", "orm"),
     "store": Entry("service.store.cli:store_app", "Forget and export what the gateway remembers."),
     "audit": Entry("service.audits.cli:audit_app", "Have a random sample of answers judged blind, and report."),
-    "key": Entry("service.commands:key_app", "Make an API key for a tenant."),
+    "key": Entry("service.keys.cli:key_app", "Make, list and revoke API keys."),
     "route": Entry("routing.cli:route_app", "Say which route each line of a JSONL file takes."),
     "score": Entry("reward_model.serving.cli:score_app", "Score the completions of a JSONL file.", "orm"),
     "evaluate": Entry("reward_model.training.evaluate_cli:evaluate_app", "Measure a reward model on pairs.", "train"),

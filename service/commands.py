@@ -1,4 +1,4 @@
-"""`winnow gateway`, `policy`, `serve` and `key`."""
+"""`winnow gateway`, `policy` and `serve`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from service.terminal import ConfigOption, clear_errors
 gateway_app = typer.Typer(add_completion=False)
 policy_app = typer.Typer(add_completion=False)
 serve_app = typer.Typer(add_completion=False)
-key_app = typer.Typer(add_completion=False)
 
 
 @gateway_app.command()
@@ -114,16 +113,3 @@ def serve(
     )
     with clear_errors():
         raise typer.Exit(asyncio.run(serving.run(options)))
-
-
-@key_app.command()
-def key(
-    tenant: Annotated[str, typer.Argument(help="Who the key is for; rate limits and lookups are by tenant.")],
-    keys: Annotated[Path, typer.Option(help="The gateway's keys file; made when missing.")],
-    role: Annotated[str, typer.Option(help="client, operator or admin.")] = "client",
-) -> None:
-    """Make an API key; it is printed once, and only its hash is kept."""
-    from service.api.authentication import add_key
-
-    with clear_errors():
-        print(add_key(keys, tenant, role))

@@ -201,6 +201,17 @@ class AdmissionMetrics:
         )
 
 
+class KeyMetrics:
+    """The keys file."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.broken = Gauge(
+            "winnow_keys_file_broken",
+            "1 while the keys file cannot be read and the keys read before are in force.",
+            registry=registry,
+        )
+
+
 class BackgroundMetrics:
     """The tasks beside the requests."""
 
@@ -225,6 +236,7 @@ class Metrics:
         self.review = ReviewMetrics(registry)
         self.audit = AuditMetrics(registry)
         self.admission = AdmissionMetrics(registry)
+        self.keys = KeyMetrics(registry)
         self.background = BackgroundMetrics(registry)
 
     @contextmanager

@@ -162,7 +162,7 @@ def export(
 
         key = os.environ.get("WINNOW_API_KEY")
         if not key:
-            raise BadInput("set WINNOW_API_KEY to an operator's key: winnow key NAME --role operator --keys FILE")
+            raise BadInput("set WINNOW_API_KEY to an operator's key: winnow key make NAME --role operator --keys FILE")
         report = collect(gateway, key, out, since, until)
     print(json.dumps(report))
 

@@ -39,6 +39,9 @@ async def health(request: Request) -> dict[str, Any]:
         "profile": state.settings.profile,
         "upstreams": _named(states),
         "inflight": state.admission.inflight,
+        "keys": "current"
+        if state.keyring.problem is None
+        else "the keys file cannot be read; earlier keys are in force",
     }
 
 

@@ -9,9 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.requests import Request
 
 from service.admission.admission import Admission
-from service.api.authentication import Keyring
 from service.errors import RateLimited
 from service.identity import Identity
+from service.keys.keyring import Keyring
 from service.metrics import Metrics
 from service.otel import Tracing
 from service.request.pipeline import Pipeline

@@ -12,8 +12,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from service.api.authentication import add_key
 from service.errors import SetupError
+from service.keys.key_file import add_key
 from service.processes.policy import is_cpu_build, prepare_bundled
 from service.processes.policy_model import BUNDLED, context_length
 from service.processes.progress import Progress

@@ -21,7 +21,7 @@ import orjson
 import pytest
 
 from reward_model.training.data import split_of
-from service.api.authentication import add_key
+from service.keys.key_file import add_key
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e"), pytest.mark.timeout(900)]
 

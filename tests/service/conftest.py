@@ -21,9 +21,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from routing.router import RouteDecision
-from service.api.authentication import add_key
 from service.app import create_app
 from service.errors import ScorerLate, ScorerUnavailable
+from service.keys.key_file import add_key
 from service.otel import Tracing
 from service.settings import Settings, load_settings
 from service.upstream.scorer import Scored, ScoreReply, ServedModel, Stopping

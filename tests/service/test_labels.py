@@ -12,9 +12,9 @@ import pytest
 
 from reward_model.training.curation.collect import collect
 from reward_model.training.data import LabelledReply, Pair, split_of
-from service.api.authentication import add_key
 from service.audits.drawing import Draw, draw_audit
 from service.audits.judging import AuditLabel, Audits
+from service.keys.key_file import add_key
 from service.labels import read_labels
 from service.store.database import open_database
 

@@ -301,7 +301,7 @@ async def test_a_client_that_leaves_cancels_every_stream(gateway: Any, script: A
 
 
 async def test_the_rerank_object_can_be_fetched_later_by_its_tenant_only(gateway: Any) -> None:
-    from service.api.authentication import add_key
+    from service.keys.key_file import add_key
 
     answer = (await gateway.ask()).json()
     mine = await gateway.http.get(

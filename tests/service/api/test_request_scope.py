@@ -17,7 +17,7 @@ import pytest
 import structlog
 from starlette.responses import JSONResponse
 
-from service.api.authentication import add_key
+from service.keys.key_file import add_key
 from service.logs import configure_logging
 
 SECRET = "xyzzy-4111"

@@ -12,11 +12,11 @@ import pytest
 from sqlalchemy import insert, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.api.authentication import add_key
 from service.audits.agreement import figures, items_of
 from service.audits.drawing import Draw, allocate, draw_audit
 from service.audits.judging import AuditLabel, Audits
 from service.errors import Conflict, NotFound, SetupError
+from service.keys.key_file import add_key
 from service.store.database import open_database
 from service.store.tables import audit_items, candidates, responses
 

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from loadtest.bench.fake_policy import Pace
 from loadtest.bench.fake_policy import app as policy_app
-from service.api.authentication import add_key
+from service.keys.key_file import add_key
 
 
 def _free_port() -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from service.api.authentication import add_key
+from service.keys.key_file import add_key
 from service.store.database import open_database
 from service.store.retention import forget_user
 

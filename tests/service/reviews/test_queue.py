@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from service.api.authentication import add_key
+from service.keys.key_file import add_key
 from service.store.database import open_database
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from service.api.authentication import add_key
 from service.errors import SetupError
+from service.keys.key_file import add_key
 from service.reviews.webhook import signature
 from service.settings import load_settings
 

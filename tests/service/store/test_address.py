@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from service.api.authentication import add_key
 from service.errors import SetupError
+from service.keys.key_file import add_key
 from service.store.address import parse_address
 from service.store.cli import store_app
 from service.store.database import open_database

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.api.authentication import add_key
+from service.keys.key_file import add_key
 
 
 async def _call(gateway: Any, path: str, key: str) -> Any:

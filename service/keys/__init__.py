@@ -1,0 +1,1 @@
+"""API keys: random, shown once, kept as SHA-256 in one file."""
