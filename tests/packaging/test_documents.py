@@ -23,14 +23,17 @@ BLOCKS = [
 ]
 
 
+# At the start of a line or of a pipe's part, with variables before it.
+_CALL = re.compile(r"(?:^|[|&;]\s*)(?:\w+=\S*\s+)*(?:\S*bin/)?winnow (.*)")
+
+
 def _typed() -> list[tuple[str, str]]:
-    found = []
+    lines = []
     for name, language, body in BLOCKS:
         if language in ("sh", "bash"):
-            lines = body.replace("\\\n", " ").splitlines()
-            found += [(name, line.split(" #")[0].strip()) for line in lines]
-    # Variables before it, and what it is piped from.
-    calls = [(name, re.search(r"(?:^|\s|bin/)winnow (.*)", line)) for name, line in found]
+            shown = body.replace("\\\n", " ").splitlines()
+            lines += [(name, line.split(" #")[0].strip()) for line in shown]
+    calls = [(name, _CALL.search(line)) for name, line in lines]
     return [(name, match[1]) for name, match in calls if match]
 
 
