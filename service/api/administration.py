@@ -13,7 +13,7 @@ from service.errors import NotFound
 from service.store.tables import actions
 
 router = APIRouter(prefix="/v1")
-_SECRETS = ("api_key", "secret")
+_SECRETS = ("api_key", "encryption_key", "secret")
 _PASSWORD = re.compile(r"(://[^:/@]*):[^/@]*@")
 _HIDDEN = "***"
 

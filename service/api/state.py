@@ -18,6 +18,7 @@ from service.request.pipeline import Pipeline
 from service.request.recent import RecentResponses
 from service.reviews.queue import Reviews
 from service.settings import Settings
+from service.store.vault import vault_of
 from service.summary import note
 from service.upstream.health import Readiness
 
@@ -39,7 +40,8 @@ class AppState:
     @property
     def reviews(self) -> Reviews | None:
         """The queue of reviews; None where nothing is kept."""
-        return Reviews(self.engine, tells=self.settings.store.webhook_url is not None) if self.engine else None
+        store = self.settings.store
+        return Reviews(self.engine, vault_of(store), tells=store.webhook_url is not None) if self.engine else None
 
 
 def state_of(request: Request) -> AppState:

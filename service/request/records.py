@@ -15,19 +15,26 @@ def record_of(
     work: Work, pool: Pool, outcome: Outcome, escalation: Escalation, gateway: str, settings: StoreSettings
 ) -> Record:
     """The rows of a request; without its messages or its candidates' texts if they are not stored."""
+    # OpenAI's parameter `store`: if false, counts are kept and nothing that somebody wrote.
+    stored = work.request.store is not False
     response = _response(work, pool, outcome) | {
-        "prompt": work.plan.messages if settings.prompts else None,
+        "prompt": work.plan.messages if settings.prompts and stored else None,
         "versions": _versions(work, pool, gateway),
         "redacted": [],
         "review_chance": escalation.chance,
     }
-    rows = [_candidate(work.id, candidate, texts=settings.texts) for candidate in work.candidates]
-    return Record(response, rows, _ticket(response, escalation))
+    rows = [_candidate(work.id, candidate, texts=settings.texts and stored) for candidate in work.candidates]
+    # Whole until a person has decided and the application has it: what is approved is what is sent.
+    promised = work.candidates if escalation.promised else []
+    held = [{"response_id": work.id, "index": each.index, "message": each.message()} for each in promised]
+    return Record(response, rows, _ticket(response, escalation), held)
 
 
 def _response(work: Work, pool: Pool, outcome: Outcome) -> Row:
     plan, winner = work.plan, outcome.winner
     parameters = {name: value for name, value in plan.body(0).items() if name not in _NOT_PARAMETERS}
+    if work.request.store is False:
+        parameters = {name: value for name, value in parameters.items() if isinstance(value, int | float)}
     return {
         "id": work.id,
         "at_ms": work.created * 1000,

@@ -19,8 +19,9 @@ from service.failure import failure
 from service.metrics import Metrics
 from service.store.outbox import add_event
 from service.store.redaction import redact
-from service.store.rows import Row
+from service.store.rows import Row, fitted
 from service.store.tables import actions, candidates, responses, reviews
+from service.store.vault import EDITED, Vault, forget_held
 
 _CLAIM_MS = 15 * 60_000
 _BACKLOG_SECONDS = 15.0
@@ -60,8 +61,9 @@ class Verdict(BaseModel):
 class Reviews:
     """The queue, for whoever holds a reviewer's key."""
 
-    def __init__(self, engine: AsyncEngine, *, tells: bool = False) -> None:
+    def __init__(self, engine: AsyncEngine, vault: Vault | None = None, *, tells: bool = False) -> None:
         self._engine = engine
+        self._vault = vault or Vault()
         self._tells = tells
 
     async def listed(self, status: str, route: str | None, limit: int) -> list[Row]:
@@ -104,6 +106,10 @@ class Reviews:
             order = (candidates.c.index != response["winner"], candidates.c.score.is_(None), candidates.c.score.desc())
             wanted = select(candidates).where(candidates.c.response_id == found["response_id"]).order_by(*order)
             members = [dict(row) for row in (await connection.execute(wanted)).mappings()]
+            # What the reviewer decides on is what would be sent; the rest is the redacted copy.
+            held = await self._vault.held_messages(connection, found["response_id"])
+        for member in members:
+            member["message"] = held.get(member["index"])
         return {**found, **response, "candidates": members}
 
     async def claim(self, review_id: str, actor: str) -> Row:
@@ -124,21 +130,31 @@ class Reviews:
         chosen = await self._chosen(review_id, verdict)
         told = verdict.model_dump(exclude={"text", "note"})
         decided = {"status": "decided", "decided_by": actor, "decided_at_ms": _now(), "verdict": verdict.verdict}
-        decided |= {"chosen": chosen, "text": verdict.text, "reasons": verdict.reasons}
-        # The text goes to who asked as it was written; what is only for us is kept without what names people.
-        decided["note"] = redact(verdict.note)[0] if verdict.note else None
-        decided["acceptable"] = verdict.acceptable
-        return await self._change(review_id, mine, decided, actor, "verdict", told)
+        decided |= {"chosen": chosen, "reasons": verdict.reasons, "acceptable": verdict.acceptable}
+        # The text goes to who asked as it was written, from the vault; what stays is kept without what names people.
+        for name, text in (("text", verdict.text), ("note", verdict.note)):
+            decided[name] = redact(text)[0] if text else None
+        return await self._change(review_id, mine, fitted(reviews, decided), actor, "verdict", told, verdict.text)
 
     async def answer(self, response_id: str, tenant: str) -> Row | None:
-        """What became of a held answer of this tenant: its status and, once it is decided, verdict and text."""
-        async with self._engine.connect() as connection:
+        """What became of a held answer of this tenant: its status and, once it is decided, verdict, text and message.
+
+        The message is whole while it is held; after that `message` is None, and `text` the redacted copy.
+        """
+        async with self._engine.begin() as connection:
             wanted = select(reviews).where(reviews.c.response_id == response_id, reviews.c.tenant == tenant)
             found = (await connection.execute(wanted)).mappings().one_or_none()
             if found is None:
                 return None
-            shown = {"id": found["id"], "status": found["status"], "verdict": found["verdict"], "text": found["text"]}
-            if found["chosen"] is not None:
+            shown = {name: found[name] for name in ("id", "status", "verdict", "text")} | {"message": None}
+            if found["status"] != "decided" or found["verdict"] == "reject":
+                return shown
+            index = EDITED if found["chosen"] is None else found["chosen"]
+            message = await self._vault.held_message(connection, response_id, index)
+            if message is not None:
+                await self._vault.delivered(connection, response_id)
+                shown |= {"text": message.get("content"), "message": message}
+            elif found["chosen"] is not None:
                 shown["text"] = await _content(connection, response_id, found["chosen"])
         return shown
 
@@ -151,7 +167,8 @@ class Reviews:
             of = responses.c.id == found["response_id"]
             winner = (await connection.execute(select(responses.c.winner).where(of))).scalar_one()
             chosen = winner if verdict.verdict == "accept" else verdict.candidate
-            if chosen is None or await _content(connection, found["response_id"], chosen) is None:
+            held = chosen in await self._vault.held_messages(connection, found["response_id"])
+            if chosen is None or not (held or await _content(connection, found["response_id"], chosen) is not None):
                 raise InvalidRequest(
                     f"candidate {chosen} of {review_id} has no stored text to send; write it with `edit`",
                     param="candidate",
@@ -167,8 +184,10 @@ class Reviews:
         actor: str,
         action: str,
         details: Row,
+        text: str | None = None,
     ) -> Row:
-        """Change an open ticket where that is allowed, and tell who did it, both or neither."""
+        """Change an open ticket where that is allowed, and tell who did it, both or neither; of what is held, only
+        what is to be sent stays."""
         async with self._engine.begin() as connection:
             free = (reviews.c.id == review_id, reviews.c.status == "open", allowed)
             done = await connection.execute(update(reviews).where(*free).values(**values))
@@ -177,6 +196,12 @@ class Reviews:
                 raise Conflict(_why_not(found, actor), code="review_not_yours")
             told = {"at_ms": _now(), "actor": actor, "action": action, "subject": review_id, "details": details}
             await connection.execute(insert(actions).values(told))
+            if action == "verdict":
+                await forget_held(connection, found["response_id"], keep=found["chosen"])
+                # Nobody waits for the verdict of a spot check.
+                if text is not None and found["reason"] != "spot_check":
+                    message = {"role": "assistant", "content": text}
+                    await self._vault.put(connection, found["response_id"], EDITED, message)
             if self._tells and action == "verdict":
                 await add_event(connection, "review.decided", found)
         return found

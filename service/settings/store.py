@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 def state_folder() -> Path:
@@ -16,6 +18,7 @@ def state_folder() -> Path:
 
 
 _LEAST_SECRET = 16
+_FERNET_BYTES = 32
 
 
 class StoreSettings(BaseModel):
@@ -25,15 +28,38 @@ class StoreSettings(BaseModel):
 
     url: str = Field(
         "auto",
-        description="`sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`; `auto`: a file in the state folder; "
-        "`none`: nothing is kept.",
+        description="`sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`, with libpq's parameters; `auto`: a "
+        "file in the state folder; `none`: nothing is kept.",
     )
-    prompts: bool = Field(True, description="Keep what was asked, redacted.")
-    texts: bool = Field(True, description="Keep candidates' texts, redacted.")
-    webhook_url: str | None = Field(None, description="Told of reviews that are opened and decided.")
-    webhook_secret: str = Field("", description="Signs what it is told; wanted with `webhook_url`.")
-    days: float | None = Field(90, gt=0, description="Delete answers that are older; `null`: never.")
-    waiting: int = Field(10_000, ge=1, description="Answers that may wait to be written; more are dropped and counted.")
+    prompts: bool = Field(True, description="Keep prompts, redacted.")
+    texts: bool = Field(True, description="Keep the texts of candidates, redacted.")
+    encryption_key: str = Field(
+        "",
+        description="Fernet key that encrypts held messages at rest; several, separated by commas, for rotation: the "
+        "first encrypts, all decrypt. Empty: not encrypted.",
+    )
+    delivered_minutes: float = Field(
+        60, ge=0, description="Minutes in which a decided answer can be fetched again after its first delivery."
+    )
+    webhook_url: str | None = Field(None, description="Receives an event for each review that is opened or decided.")
+    webhook_secret: str = Field("", description="Key of the webhook's signature; required with `webhook_url`.")
+    days: float | None = Field(90, gt=0, description="Delete answers older than this; `null`: never.")
+    waiting: int = Field(10_000, ge=1, description="Records that may wait to be written; more are dropped and counted.")
+
+    @field_validator("encryption_key")
+    @classmethod
+    def _keys_fit(cls, value: str) -> str:
+        for key in _keys(value):
+            try:
+                size = len(base64.urlsafe_b64decode(key))
+            except (binascii.Error, ValueError):
+                size = 0
+            if size != _FERNET_BYTES:
+                raise ValueError(
+                    "each key must be 32 bytes in URL-safe base64; make one with "
+                    '`python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())"`'
+                )
+        return value
 
     @model_validator(mode="after")
     def _webhook_is_signed(self) -> StoreSettings:
@@ -44,3 +70,11 @@ class StoreSettings(BaseModel):
     def address(self) -> str | None:
         """Where it is kept; None where nothing is."""
         return {"none": None, "auto": f"sqlite:///{state_folder() / 'winnow.db'}"}.get(self.url, self.url)
+
+    def encryption_keys(self) -> tuple[str, ...]:
+        """Keys of held messages, the one that encrypts first."""
+        return tuple(_keys(self.encryption_key))
+
+
+def _keys(value: str) -> list[str]:
+    return [key.strip() for key in value.split(",") if key.strip()]

@@ -18,7 +18,8 @@ from service.settings import StoreSettings
 from service.store.database import open_database
 from service.store.outbox import add_event
 from service.store.rows import Record
-from service.store.tables import candidates, responses, reviews
+from service.store.tables import candidates, held_messages, responses, reviews
+from service.store.vault import Vault, vault_of
 
 # What a crash may lose, and how long a store that does not answer is left alone.
 _FLUSH_SECONDS, _RETRY_SECONDS = 0.5, 2.0
@@ -32,8 +33,17 @@ log = logging.getLogger("winnow.store")
 class History:
     """Start and stop it with the app. `add` never blocks; what finds the queue full is dropped and counted."""
 
-    def __init__(self, engine: AsyncEngine, metrics: Metrics, limit: int, *, sends_events: bool = False) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        metrics: Metrics,
+        limit: int,
+        vault: Vault | None = None,
+        *,
+        sends_events: bool = False,
+    ) -> None:
         self.engine = engine
+        self._vault = vault or Vault()
         self._metrics = metrics
         self._sends_events = sends_events
         self._queue: asyncio.Queue[Record] = asyncio.Queue(limit)
@@ -117,6 +127,8 @@ class History:
             await connection.execute(insert(responses), [record.response for record in records])
             if rows := [row for record in records for row in record.candidates]:
                 await connection.execute(insert(candidates), rows)
+            if held := [row | {"message": self._vault.seal(row["message"])} for each in records for row in each.held]:
+                await connection.execute(insert(held_messages), held)
             if opened := [record.review for record in records if record.review is not None]:
                 await connection.execute(insert(reviews), opened)
                 for review in opened if self._sends_events else ():
@@ -130,7 +142,9 @@ async def open_history(settings: StoreSettings, metrics: Metrics) -> AsyncIterat
         yield None
         return
     engine = await open_database(url)
-    history = History(engine, metrics, settings.waiting, sends_events=settings.webhook_url is not None)
+    history = History(
+        engine, metrics, settings.waiting, vault_of(settings), sends_events=settings.webhook_url is not None
+    )
     history.start()
     try:
         yield history

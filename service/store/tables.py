@@ -11,6 +11,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -103,6 +104,18 @@ reviews = Table(
     Index("ix_reviews_status_at_ms", "status", "at_ms"),
 )
 
+# The messages of an answer that a person decides, exactly as they were sampled: what is approved is what is sent.
+# Index -1 is what a reviewer wrote instead. Sealed where the settings have a key; gone once delivered.
+held_messages = Table(
+    "held_messages",
+    metadata,
+    Column("response_id", String(64), ForeignKey("responses.id", ondelete="CASCADE"), primary_key=True),
+    Column("index", Integer, primary_key=True),
+    Column("message", LargeBinary, nullable=False),
+    # When the application first fetched what was decided.
+    Column("delivered_at_ms", BigInteger, index=True),
+)
+
 feedback = Table(
     "feedback",
     metadata,
@@ -116,6 +129,19 @@ feedback = Table(
     Column("preferred", Integer),
     Column("rejected", Integer),
     Column("comment", Text),
+    # Greedy answers are not stored: without it their feedback would survive the user's deletion.
+    Column("user", String(256)),
+    Index("ix_feedback_tenant_user", "tenant", "user"),
+)
+
+# Users whose answers were deleted, by digest: each gateway clears its memory, and what was under way, by it.
+forgotten = Table(
+    "forgotten",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("at_ms", BigInteger, nullable=False, index=True),
+    Column("tenant", String(64), nullable=False),
+    Column("user_digest", String(64), nullable=False),
 )
 
 # Events that other systems are told of: written in one transaction with what they tell, sent until somebody takes them.

@@ -73,6 +73,7 @@ async def test_a_held_answer_is_a_ticket_before_it_is_promised_and_is_fetched_wh
             "status": "decided",
             "verdict": "accept",
             "text": ticket["candidates"][0]["content"],
+            "message": ticket["candidates"][0]["message"],
         }
         assert (await anna.get("/reviews")).json()["data"] == []
         assert len((await anna.get("/reviews", status="decided", route="billing")).json()["data"]) == 1
@@ -144,7 +145,7 @@ async def test_who_may_what(held: Any) -> None:
     [
         ("/reviews/{id}/verdict", {"verdict": "choose"}, 400, "`candidate` names the reply"),
         ("/reviews/{id}/verdict", {"verdict": "edit"}, 400, "`text` is the reply"),
-        ("/reviews/{id}/verdict", {"verdict": "maybe"}, 400, "verdict: "),
+        ("/reviews/{id}/verdict", {"verdict": "maybe"}, 400, "verdict must be"),
         ("/reviews/{id}/verdict", {"verdict": "reject", "reasons": ["mood"]}, 400, "reasons.0"),
         ("/reviews/{id}/verdict", {"verdict": "reject", "why": "x"}, 400, "why is not a parameter"),
         ("/reviews/{id}/verdict", {"verdict": "choose", "candidate": 99}, 400, "candidate 99"),
