@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Integer, String, Table
 
 from service.store.redaction import redact
-from service.store.tables import candidates, responses, reviews
+from service.store.tables import USER_ROOM, candidates, responses, reviews
 
 Row = dict[str, Any]
 
@@ -53,7 +53,7 @@ def stored_user(user: str | None) -> str | None:
     found again and is never taken for another's."""
     if user is None:
         return None
-    text, room = _text(user), responses.c.user.type.length
+    text, room = _text(user), USER_ROOM
     if text == user and len(user) <= room:
         return user
     return f"{text[: room - 65]}#{user_digest(user)}"

@@ -26,6 +26,9 @@ metadata = MetaData(
     }
 )
 
+# The longest `user`; also in the migrations.
+USER_ROOM = 256
+
 responses = Table(
     "responses",
     metadata,
@@ -33,7 +36,7 @@ responses = Table(
     Column("at_ms", BigInteger, nullable=False, index=True),
     Column("tenant", String(64), nullable=False),
     # OpenAI's `user`, by which an application asks for deletion.
-    Column("user", String(256)),
+    Column("user", String(USER_ROOM)),
     Column("route", String(32), nullable=False),
     Column("route_probability", Float),
     Column("locale", String(32)),
@@ -130,7 +133,7 @@ feedback = Table(
     Column("rejected", Integer),
     Column("comment", Text),
     # Greedy answers are not stored: without it their feedback would survive the user's deletion.
-    Column("user", String(256)),
+    Column("user", String(USER_ROOM)),
     Index("ix_feedback_tenant_user", "tenant", "user"),
 )
 
