@@ -14,11 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from routing.router import Router
 from service.admission.admission import Admission
 from service.admission.rates import Rates
-from service.api import administration, audits, chat, feedback, health, labels, models, rerank, reviews
+from service.api import administration, audits, chat, completions, feedback, health, labels, models, rerank, reviews
 from service.api.cors import allow_origins
 from service.api.draining import Drain, DrainMiddleware
 from service.api.failures import add_error_handlers
 from service.api.request_scope import RequestScope
+from service.api.responses import route as responses
 from service.api.state import AppState
 from service.audits.judging import Audits
 from service.audits.watch import watch_audits
@@ -95,7 +96,19 @@ def create_app(
                 await admission.close()
 
     app = FastAPI(title="Winnow", version=version("winnow-rerank"), lifespan=lifespan, docs_url=None, redoc_url=None)
-    for module in (chat, models, rerank, feedback, reviews, audits, labels, administration, health):
+    for module in (
+        chat,
+        completions,
+        responses,
+        models,
+        rerank,
+        feedback,
+        reviews,
+        audits,
+        labels,
+        administration,
+        health,
+    ):
         app.include_router(module.router)
     app.state.drain = Drain()
     app.add_middleware(DrainMiddleware, drain=app.state.drain)

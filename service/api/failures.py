@@ -18,7 +18,8 @@ from service.summary import note
 
 log = logging.getLogger("winnow.gateway")
 
-_SERVED = "POST /v1/chat/completions and GET /v1/models"
+_STORE_AWAY = (OperationalError, InterfaceError, ConnectionError)
+_SERVED = "POST /v1/chat/completions, /v1/responses and /v1/completions, and GET /v1/models"
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -26,7 +27,7 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _bad_parameter)
-    for away in (OperationalError, InterfaceError, ConnectionError):
+    for away in _STORE_AWAY:
         app.add_exception_handler(away, _store_away)
     # By name: what only `Exception` catches is raised again and logged by the server, message and all.
     app.add_exception_handler(DBAPIError, _bug)
@@ -60,17 +61,25 @@ async def _bad_parameter(request: Request, error: Exception) -> Response:
 
 
 async def _store_away(request: Request, error: Exception) -> Response:
-    """Drivers tell a store that is locked, full or gone in ways of their own."""
-    log.error("the store failed: %s", failure(error))
-    return await _api_error(request, StoreUnavailable("the store does not answer now; ask again later", retry_after=5))
+    return await _api_error(request, as_api_error(error))
 
 
 async def _bug(request: Request, error: Exception) -> Response:
-    log.error("request failed: %s", frames(error))
-    shown = ApiError("something went wrong here; the log has the details under this request's id", code="internal")
     # What is raised here passes by the middleware that labels every other response.
     headers = {"x-request-id": request.state.id} if hasattr(request.state, "id") else {}
-    return _json(500, shown, headers | getattr(request.state, "response_headers", {}))
+    return _json(500, as_api_error(error), headers | getattr(request.state, "response_headers", {}))
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """What a client may see of an error; the log has the rest of one that is not the client's business."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, _STORE_AWAY):
+        # Drivers tell a store that is locked, full or gone in ways of their own.
+        log.error("the store failed: %s", failure(error))
+        return StoreUnavailable("the store does not answer now; ask again later", retry_after=5)
+    log.error("request failed: %s", frames(error))
+    return ApiError("something went wrong here; the log has the details under this request's id", code="internal")
 
 
 def _json(status: int, error: ApiError, headers: dict[str, str]) -> Response:

@@ -41,6 +41,8 @@ def spoken(body: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
 
     Raises InvalidRequest for a wish that it could only ignore.
     """
+    if dialect != "openai" and "messages" in body:
+        body = body | {"messages": _known_roles(body["messages"])}
     if dialect == "vllm":
         return body
     request = {name: value for name, value in body.items() if name != "cache_salt"}
@@ -56,6 +58,11 @@ def spoken(body: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
         if "max_tokens" in request:
             request["max_completion_tokens"] = request.pop("max_tokens")
     return request
+
+
+def _known_roles(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Chat templates of open models know no developer; all that know gpt-oss's take system for it."""
+    return [turn | {"role": "system"} if turn["role"] == "developer" else turn for turn in messages]
 
 
 def folded_seed(seed: int) -> int:

@@ -15,8 +15,8 @@ Body = TypeVar("Body", bound=BaseModel)
 _Sentence = str | Callable[[Mapping[str, Any]], str]
 
 
-def _entries(count: int) -> str:
-    return "1 entry" if count == 1 else f"{count} entries"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 _SENTENCES: dict[str, _Sentence] = {
@@ -40,12 +40,12 @@ _SENTENCES: dict[str, _Sentence] = {
     "greater_than_equal": lambda context: f"must be at least {context['ge']}",
     "less_than": lambda context: f"must be less than {context['lt']}",
     "less_than_equal": lambda context: f"must be at most {context['le']}",
-    "string_too_short": lambda context: f"must have at least {context['min_length']} characters",
-    "string_too_long": lambda context: f"must have at most {context['max_length']} characters",
+    "string_too_short": lambda context: f"must have at least {_count(context['min_length'], 'character')}",
+    "string_too_long": lambda context: f"must have at most {_count(context['max_length'], 'character')}",
     "string_pattern_mismatch": lambda context: f"must match the pattern {context['pattern']}",
     "string_unicode": "must be Unicode text",
-    "too_short": lambda context: f"must have at least {_entries(context['min_length'])}",
-    "too_long": lambda context: f"must have at most {_entries(context['max_length'])}",
+    "too_short": lambda context: f"must have at least {_count(context['min_length'], 'item')}",
+    "too_long": lambda context: f"must have at most {_count(context['max_length'], 'item')}",
 }
 
 

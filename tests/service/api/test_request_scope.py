@@ -124,7 +124,7 @@ async def test_a_defect_is_logged_under_the_requests_id(start_gateway: Any, outp
     assert (answer.status_code, line["status"], line["code"]) == (500, 500, "internal")
     (error,) = _lines(output, "winnow.gateway", "error")
     assert error["request_id"] == line["request_id"] == answer.headers["x-request-id"]
-    assert error["exception"].startswith("ValueError\n")
+    assert error["event"].startswith("request failed: ValueError\n")
     assert SECRET not in output.getvalue()
 
 

@@ -147,3 +147,11 @@ def test_seeds_are_folded_and_stay_apart() -> None:
     assert folded[:4] == [0, 1, 2**31 - 2, 4]
     # A candidate's seed has 63 bits.
     assert len({folded_seed(candidate_seed(1, index)) for index in range(64)}) == 64
+
+
+@pytest.mark.parametrize(("dialect", "role"), [("vllm", "system"), ("minimal", "system"), ("openai", "developer")])
+def test_only_openai_knows_the_role_developer(dialect: Dialect, role: str) -> None:
+    messages = [{"role": "developer", "content": "be brief"}, {"role": "user", "content": "hello"}]
+    turns = spoken(BODY | {"messages": messages}, dialect)["messages"]
+    assert turns == [{"role": role, "content": "be brief"}, {"role": "user", "content": "hello"}]
+    assert messages[0]["role"] == "developer", "the conversation that is scored and stored stays as it was sent"

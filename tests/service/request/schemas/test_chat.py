@@ -79,7 +79,7 @@ def test_nulls_in_a_tool_are_absent_and_stay_in_its_schema() -> None:
         ({"stream": "true"}, "stream", "stream must be true or false"),
         ({"stop": ""}, "stop.0", "stop.0 must not be empty"),
         ({"stop": ["a", ""]}, "stop.1", "stop.1 must not be empty"),
-        ({"stop": ["a"] * 100}, "stop", "stop must have at most 16 entries"),
+        ({"stop": ["a"] * 100}, "stop", "stop must have at most 16 items"),
         ({"stop": 5}, "stop", "stop must be a list"),
         ({"user": "u" * 257}, "user", "user must have at most 256 characters"),
         ({"user": "a\0"}, "user", "user holds the character NUL (\\u0000); leave it out"),
@@ -109,7 +109,7 @@ def test_nulls_in_a_tool_are_absent_and_stay_in_its_schema() -> None:
         ({"logit_bias": {"5": 101}}, "logit_bias", "logit_bias must be between -100 and 100 for each token"),
         ({"modalities": ["text", "audio"]}, "modalities.1", "modalities.1 must be 'text'"),
         ({"cache_salt": "mine"}, "cache_salt", "cache_salt is not a parameter of this API"),
-        ({"messages": []}, "messages", "messages must have at least 1 entry"),
+        ({"messages": []}, "messages", "messages must have at least 1 item"),
         ({"messages": None}, "messages", "messages is missing"),
     ],
 )
