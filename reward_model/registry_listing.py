@@ -91,16 +91,20 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def show(found: dict[str, Any]) -> None:
-    """The listing as a table on the standard output."""
+    """The listing on the standard output, a block for each checkpoint, so that it reads well at 80 columns."""
     from rich.console import Console
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*_HEADER, show_lines=True)
+    console = Console(highlight=False)
     for model in found["models"]:
-        table.add_row(*map(Text, _cells(model)))
-    console = Console()
-    console.print(table)
+        aliases = f"  ({', '.join(model['aliases'])})" if model["aliases"] else ""
+        console.print(Text.assemble((model["id"], "bold"), aliases))
+        facts = Table.grid(padding=(0, 2))
+        for name, fact in _facts(model):
+            facts.add_row(Text(name, style="dim"), Text(fact))
+        console.print(Padding(facts, (0, 0, 1, 2), expand=False))
     known = {model["id"] for model in found["models"]}
     problems = [f"{alias} points at {to}, which is gone" for alias, to in found["aliases"].items() if to not in known]
     problems += [f"{model['id']} is damaged: {model['damage']}" for model in found["models"] if model.get("damage")]
@@ -108,20 +112,25 @@ def show(found: dict[str, Any]) -> None:
         console.print(problem, style="red", markup=False, soft_wrap=True)
 
 
-_HEADER = ("id", "aliases", "created", "parent", "held-out accuracy (pairs)", "calibrator", "red team")
-
-
-def _cells(model: dict[str, Any]) -> list[str]:
-    figures = [f"{name} {f['accuracy']} ({f['pairs']})" for name, f in model["held_out"].items() if f["pairs"]]
-    calibrator = model["calibrator"]
+def _facts(model: dict[str, Any]) -> list[tuple[str, str]]:
+    """Name and value of what is known of a checkpoint; what is missing is named where that matters."""
+    facts = [("created", model["created"][:16].replace("T", " "))] if model["created"] else []
+    if model["parents"]:
+        facts.append(("trained from", " < ".join(model["parents"])))
+    measured = {source: figures for source, figures in model["held_out"].items() if figures["pairs"]}
+    for number, (source, figures) in enumerate(measured.items()):
+        name = "" if number else "held out"
+        facts.append((name, f"{source}: accuracy {figures['accuracy']} on {figures['pairs']} pairs"))
     red_team = {True: "passed", False: "FAILED", None: "none"}[model["red_team"]]
     unsafe = (model["published"] or {}).get("unsafe")
     return [
-        model["id"],
-        "\n".join(model["aliases"]),
-        (model["created"] or "")[:16].replace("T", " "),
-        "\n< ".join(model["parents"]) or "-",
-        "\n".join(figures) or "-",
-        f"{calibrator['method']}, {calibrator['event']}\n{calibrator['labels']} labels" if calibrator else "none",
-        f"{red_team}; published because: {unsafe}" if unsafe else red_team,
+        *facts,
+        ("calibrator", _calibrator(model["calibrator"])),
+        ("red team", f"{red_team}; published because: {unsafe}" if unsafe else red_team),
     ]
+
+
+def _calibrator(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "none: no probabilities"
+    return f"{found['method']} on {found['labels']} labels of `{found['event']}`"

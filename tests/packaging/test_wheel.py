@@ -7,6 +7,7 @@ import sys
 import venv
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -16,21 +17,55 @@ SITE = Path(sys.prefix) / "lib" / f"python{sys.version_info.major}.{sys.version_
 pytestmark = pytest.mark.timeout(300)
 
 
+PACKAGES = ("service", "routing", "reward_model", "loadtest")
+# Recipes are named by their paths in a checkout, and the bench reads its own text there.
+LEFT_OUT = ("reward_model/recipes/", "loadtest/bench/long_preamble.txt")
+
+
+class Build(NamedTuple):
+    """A wheel, and what was printed while it was made."""
+
+    wheel: Path
+    output: str
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tracked() -> list[str]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    return [name for name in listed.decode().split("\0") if name]
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory, tracked: list[str]) -> Build:
     out = tmp_path_factory.mktemp("wheel")
     source = out / "source"
     # Built from what git would check out, not from what lies about.
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.split(b"\0")
-    for name in filter(None, tracked):
-        origin, target = ROOT / name.decode(), source / name.decode()
+    for name in tracked:
+        origin, target = ROOT / name, source / name
         if origin.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(origin.read_bytes())
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
-    subprocess.run(build, check=True, capture_output=True)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     (found,) = out.glob("*.whl")
-    return found
+    return Build(found, done.stdout)
+
+
+@pytest.fixture(scope="module")
+def wheel(build: Build) -> Path:
+    return build.wheel
+
+
+def test_it_is_built_without_a_warning(build: Build) -> None:
+    heard = [line for line in build.output.splitlines() if "warning" in line.lower() or line == "!!"]
+    assert [line for line in heard if "byte-compiling is disabled" not in line] == []
+
+
+def test_every_file_of_the_packages_is_in_it(wheel: Path, tracked: list[str]) -> None:
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if name.split("/")[0] in PACKAGES}
+    kept = {name for name in tracked if name.split("/")[0] in PACKAGES and (ROOT / name).is_file()}
+    assert held == {name for name in kept if not name.startswith(LEFT_OUT)}
+    assert "service/store/migrations/env.py" in held, "without it no store can be made"
 
 
 def test_bundled_models_and_types_are_in_it(wheel: Path) -> None:

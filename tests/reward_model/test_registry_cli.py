@@ -15,7 +15,7 @@ from reward_model.registry_cli import models_app, rollback_app
 from reward_model.registry_history import Event, record
 
 BUNDLED = identify("winnow-orm", None)
-MANIFEST = {
+MANIFEST: dict[str, Any] = {
     "created": "2026-01-02T03:04:05+00:00",
     "parent": {"id": "orm-pairs@1", "parent": {"id": "orm-pairs@0", "parent": None}},
     "metrics": {
@@ -49,24 +49,38 @@ def _run(app: Any, *arguments: Any) -> Any:
     return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "250"})
 
 
-def test_the_table_shows_each_checkpoint(registry: Path) -> None:
+def test_the_listing_shows_each_checkpoint(registry: Path) -> None:
     done = _run(models_app, "--registry", registry)
     assert done.exit_code == 0, done.output
     for text in [
         "orm@1",
         "champion",
         "2026-01-02 03:04",
-        "orm-pairs@1",
-        "< orm-pairs@0",
-        "bank 0.932 (458)",
-        "platt, acceptable",
-        "568 labels",
+        "orm-pairs@1 < orm-pairs@0",
+        "bank: accuracy 0.932 on 458 pairs",
+        "platt on 568 labels of `acceptable`",
         "passed",
         "FAILED; published because: a [drill]",
         BUNDLED,
     ]:
         assert text in done.stdout
     assert "intact" not in done.stdout
+
+
+def test_at_80_columns_each_fact_stands_on_one_line(registry: Path) -> None:
+    done = CliRunner().invoke(models_app, ["--registry", str(registry)], env={"COLUMNS": "80"})
+    lines = [line.rstrip() for line in done.stdout.splitlines()]
+    assert max(map(len, lines)) <= 80
+    start = lines.index("orm@2  (champion)")
+    assert lines[start : start + 7] == [
+        "orm@2  (champion)",
+        "  created       2026-01-02 03:04",
+        "  trained from  orm-pairs@1 < orm-pairs@0",
+        "  held out      bank: accuracy 0.932 on 458 pairs",
+        "  calibrator    platt on 568 labels of `acceptable`",
+        "  red team      FAILED; published because: a [drill]",
+        "",
+    ]
 
 
 def test_json_has_models_aliases_and_history(registry: Path) -> None:
