@@ -102,7 +102,7 @@ class _Planner:
         own_keys = settings.keys_file is None
         keys_file = settings.keys_file or self._state / "keys.json"
         if not own_keys and not keys_file.is_file():
-            raise SetupError(f"keys_file: {keys_file} does not exist; make it with `winnow key make TENANT --keys FILE`")
+            raise SetupError(f"keys_file: {keys_file} does not exist; make it: winnow key make TENANT --keys FILE")
         profile = settings.profile if "profile" in given else "demo"
         gateway = self._gateway(keys_file, profile)
         programs = [*self._upstreams(), gateway]

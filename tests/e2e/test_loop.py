@@ -137,8 +137,8 @@ def _label_all(gateway: Gateway, key: str, audit: str) -> int:
     count = 0
     while (item := gateway.call("POST", f"/v1/audits/{audit}/next", key).json())["item"] is not None:
         left, right = item["left"]["content"], item["right"]["content"]
-        label = {"choice": "left" if len(left) < len(right) else "right"}
-        label |= {"left_acceptable": left.endswith("."), "right_acceptable": right.endswith(".")}  # type: ignore[dict-item]
+        label: dict[str, Any] = {"choice": "left" if len(left) < len(right) else "right"}
+        label |= {"left_acceptable": left.endswith("."), "right_acceptable": right.endswith(".")}
         kept = gateway.call("PUT", f"/v1/audits/{audit}/items/{item['item']}", key, label)
         assert kept.status_code == 200, kept.text
         count += 1

@@ -67,7 +67,7 @@ async def test_sequences_decode_in_step_and_more_of_them_slow_each_step() -> Non
             await asyncio.gather(*(stream(session, url) for _ in range(sequences)))
             return 1e3 * (time.perf_counter() - began)
 
-    alike = {"step_ms": STEP_MS, "tokens": 10, "shortest": 10}
+    alike: dict[str, Any] = {"step_ms": STEP_MS, "tokens": 10, "shortest": 10}
     # At least the time that the pace asks for, less the step that is under way when a sequence begins.
     assert await taken(Pace(**alike), 8) >= 9 * STEP_MS
     assert await taken(Pace(**alike, sequence_ms=5), 8) >= 9 * STEP_MS + 8 * 7 * 5

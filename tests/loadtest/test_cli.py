@@ -133,7 +133,8 @@ def test_bad_usage_and_silent_targets_exit_with_2(arguments: tuple[str, ...]) ->
 def test_ctrl_c_stops_with_a_summary(server: Any, tmp_path: Path) -> None:
     async def reply(request: web.Request) -> web.StreamResponse:
         await asyncio.sleep(0 if len(server.seen) == 1 else 60)
-        return await server.reply(request)
+        response: web.StreamResponse = await server.reply(request)
+        return response
 
     server.handler = reply
     out = tmp_path / "result.json"

@@ -72,7 +72,8 @@ async def test_latency_counts_from_the_scheduled_time_not_from_the_send(server: 
 async def test_a_known_delay_is_what_is_measured(server: Any) -> None:
     async def reply(request: web.Request) -> web.StreamResponse:
         await asyncio.sleep(0.25)
-        return await server.reply(request)
+        response: web.StreamResponse = await server.reply(request)
+        return response
 
     server.handler = reply
     assert 250 <= (await measure(server)).latency_ms < 600
@@ -81,7 +82,8 @@ async def test_a_known_delay_is_what_is_measured(server: Any) -> None:
 async def test_the_timeout_runs_from_the_scheduled_time(server: Any) -> None:
     async def reply(request: web.Request) -> web.StreamResponse:
         await asyncio.sleep(5)
-        return await server.reply(request)
+        response: web.StreamResponse = await server.reply(request)
+        return response
 
     server.handler = reply
     outcome = await measure(server, late_s=0.2, timeout_s=0.3)

@@ -33,7 +33,8 @@ async def test_a_stalled_server_shows_in_the_latency_of_every_request_it_held_up
     async def reply(request: web.Request) -> web.StreamResponse:
         began.append(time.monotonic())
         await asyncio.sleep(max(0.0, began[0] + STALL_S - time.monotonic()))
-        return await server.reply(request)
+        response: web.StreamResponse = await server.reply(request)
+        return response
 
     server.handler = reply
     arrivals = every(0.02, 40)
@@ -56,7 +57,8 @@ async def test_a_stalled_server_shows_in_the_latency_of_every_request_it_held_up
 async def test_outcomes_keep_the_order_of_the_schedule(server: Any) -> None:
     async def reply(request: web.Request) -> web.StreamResponse:
         await asyncio.sleep(0.3 if len(server.seen) == 1 else 0.0)
-        return await server.reply(request)
+        response: web.StreamResponse = await server.reply(request)
+        return response
 
     server.handler = reply
     done = []
@@ -76,7 +78,8 @@ async def test_outcomes_keep_the_order_of_the_schedule(server: Any) -> None:
 async def test_a_run_ends_a_timeout_after_its_last_arrival(server: Any) -> None:
     async def reply(request: web.Request) -> web.StreamResponse:
         await asyncio.sleep(30)
-        return await server.reply(request)
+        response: web.StreamResponse = await server.reply(request)
+        return response
 
     server.handler = reply
     result = await run(Target(server.url, "m", 1), every(0.05, 4), timeout_s=0.3, stop=asyncio.Event())
@@ -87,7 +90,8 @@ async def test_a_run_ends_a_timeout_after_its_last_arrival(server: Any) -> None:
 async def test_stop_ends_a_run_with_what_there_is(server: Any) -> None:
     async def reply(request: web.Request) -> web.StreamResponse:
         await asyncio.sleep(0 if len(server.seen) == 1 else 30)
-        return await server.reply(request)
+        response: web.StreamResponse = await server.reply(request)
+        return response
 
     server.handler = reply
     stop = asyncio.Event()

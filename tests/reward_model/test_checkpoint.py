@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +35,7 @@ def test_a_score_does_not_depend_on_the_batch(checkpoint: Path) -> None:
 
 def test_bf16_is_close_and_keeps_the_head_exact(checkpoint: Path, adapted: RewardModel) -> None:
     loaded = load_checkpoint(checkpoint)
+    assert isinstance(loaded.module, RewardModel)
     assert loaded.module.head.weight.dtype == torch.float32
     assert torch.equal(loaded.module.head.weight, adapted.head.weight)
     assert loaded.score(SEQUENCES).tolist() == pytest.approx(_plain_scores(adapted), abs=1.0)
@@ -80,11 +82,12 @@ def _rewrite(folder: Path, **changes: object) -> None:
 
 def test_another_base_template_or_tokenizer_is_refused(checkpoint: Path, manifest: Manifest) -> None:
     base = manifest.base.model_dump()
-    for change, message in [
+    changes: list[tuple[dict[str, Any], str]] = [
         ({"base": {**base, "weights_sha256": "0"}}, "has weights"),
         ({"template_sha256": "0"}, "chat template"),
         ({"tokenizer_sha256": "0"}, "tokenizer"),
-    ]:
+    ]
+    for change, message in changes:
         _rewrite(checkpoint, **{**manifest.model_dump(mode="json"), "files": {}, **change})
         for weights in checkpoint.rglob("*.safetensors"):
             _list_file(checkpoint, weights)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,14 +21,15 @@ def test_a_sequence_classifier_is_loaded_from_its_folder(base: Path, tmp_path: P
     from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
     tokenizer = AutoTokenizer.from_pretrained(base)
+    shape: dict[str, Any] = {"num_labels": 1}
     config = LlamaConfig(
+        **shape,
         vocab_size=len(tokenizer),
         hidden_size=16,
         intermediate_size=32,
         num_hidden_layers=1,
         num_attention_heads=2,
         num_key_value_heads=2,
-        num_labels=1,
         max_position_embeddings=256,
         pad_token_id=2,
     )

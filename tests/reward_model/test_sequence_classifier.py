@@ -15,7 +15,7 @@ from reward_model.sequence_classifier import load_sequence_classifier
 
 PROMPT = [{"role": "user", "content": "My card was charged twice, please refund my bill."}]
 REPLIES = ["Please.", "The card was charged; a refund is on its way to your card.", "bill " * 30, "ok"]
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 
 
 def save(folder: Path, base: Path, kind: str, **changes: Any) -> tuple[Any, Any]:
@@ -138,7 +138,8 @@ def test_a_model_without_a_head_is_refused(base: Path, tmp_path: Path) -> None:
     import transformers as hf
 
     tokenizer = hf.AutoTokenizer.from_pretrained(base)
-    config = hf.LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=2, num_labels=1, **SIZES)
+    shape: dict[str, Any] = {"vocab_size": len(tokenizer), "num_key_value_heads": 2, "num_labels": 1}
+    config = hf.LlamaConfig(**shape, **SIZES)
     hf.LlamaForCausalLM(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=r"no weights for score\.weight"):

@@ -80,7 +80,8 @@ def test_the_expected_rise_is_the_integral(seen: list[float]) -> None:
     best = max(seen)
 
     def rise(x: float) -> float:
-        return float(curve.on(x) - curve.on(best)) * density(x)
+        gain: float = (curve.on(x) - curve.on(best)) * density(x)
+        return gain
 
     integral = integrate.quad(rise, best, best + 30, epsabs=1e-13)[0]
     assert expected_rise(known, curve.on, seen) == pytest.approx(integral, abs=1e-5)

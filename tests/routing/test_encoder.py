@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import BertModel, BertTokenizerFast
+from transformers import BertModel, BertTokenizer
 
 from routing.bundle import BUNDLED, VOCABULARY
 from routing.encoder import MAX_TOKENS, EncoderModel, read_tokenizer
@@ -46,7 +46,7 @@ def test_the_int8_graph_is_near_the_network_it_was_made_from(tiny_bert: Path, tm
 
 def test_word_pieces_are_those_of_transformers(tmp_path: Path) -> None:
     vocabulary = BUNDLED / VOCABULARY
-    theirs = BertTokenizerFast(vocab=str(vocabulary), do_lower_case=True)
+    theirs = BertTokenizer(vocab=str(vocabulary), do_lower_case=True)
     own = read_tokenizer(vocabulary)
     for text in ["I've been CHARGED twice!", "Überweisung 12,50 €", "naïve café", "东京 💳", "unverifiablenesses", ""]:
         assert own.encode(text).ids == theirs(text)["input_ids"]

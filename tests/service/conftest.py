@@ -87,7 +87,7 @@ class FakePolicy:
             if script.die_after is not None and count > script.die_after:
                 return JSONResponse({"error": {"message": "the engine died"}}, 500)
         self.finished += 1
-        message = {"role": "assistant", "content": "".join(script.pieces)}
+        message: dict[str, Any] = {"role": "assistant", "content": "".join(script.pieces)}
         calls = [{k: v for k, v in call.items() if k != "index"} for call in script.tool_calls]
         message |= {"tool_calls": calls} if calls else {}
         choice = {"index": 0, "message": message, "finish_reason": script.finish_reason}

@@ -13,7 +13,8 @@ async def _families(gateway: Any) -> dict[str, Any]:
 
 
 def _value(family: Any, name: str, **labels: str) -> float:
-    return sum(s.value for s in family.samples if s.name == name and labels.items() <= s.labels.items())
+    total: float = sum(s.value for s in family.samples if s.name == name and labels.items() <= s.labels.items())
+    return total
 
 
 async def test_metrics_count_what_happened(gateway: Any, script: Any) -> None:

@@ -47,7 +47,8 @@ def _attributes(recorded_span: ReadableSpan) -> Mapping[str, Any]:
 
 def _id(recorded_span: ReadableSpan) -> int:
     assert recorded_span.context is not None
-    return recorded_span.context.span_id
+    number: int = recorded_span.context.span_id
+    return number
 
 
 async def _run(recorded: Recorded, parent: str | None = _PARENT) -> dict[str, str]:

@@ -36,6 +36,9 @@ class TreeSpan:
     def child(self, name: str, kind: SpanKind, attributes: Attributes) -> TreeSpan:
         return TreeSpan(f"{self.path}/{name}", self.ended)
 
+    def rename(self, name: str) -> None:
+        raise NotImplementedError
+
     def set(self, attributes: Attributes) -> None:
         raise NotImplementedError
 

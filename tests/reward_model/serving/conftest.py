@@ -31,7 +31,7 @@ def model(checkpoint: Path) -> LoadedModel:
         intercept=-1.0,
         labels=200,
         positives=50,
-        date="2026-11-01",  # type: ignore[arg-type]
+        date="2026-11-01",
         selection=Selection(n=8),
         fitted_on={"source": "test"},
     )

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -38,7 +39,7 @@ class Recorder:
 
 
 @asynccontextmanager
-async def batcher(forward: Recorder, tokens: int = 100, waiting: int = 100) -> AsyncIterator[Batcher]:
+async def batcher(forward: Recorder, tokens: int = 100, waiting: int = 100) -> AsyncIterator[Batcher[Any, float]]:
     made = Batcher(forward, tokens, waiting, ScorerMetrics(CollectorRegistry()))
     made.start()
     try:
@@ -48,7 +49,7 @@ async def batcher(forward: Recorder, tokens: int = 100, waiting: int = 100) -> A
         await made.stop()
 
 
-async def _held(queue: Batcher, forward: Recorder) -> asyncio.Task[float]:
+async def _held(queue: Batcher[Any, float], forward: Recorder) -> asyncio.Task[float]:
     """Keep the thread busy with one sequence, so that what comes next gathers."""
     forward.gate.clear()
     task = asyncio.create_task(queue.score([0]))

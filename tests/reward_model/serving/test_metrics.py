@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -11,7 +13,7 @@ from reward_model.serving.metrics import ScorerMetrics
 
 async def test_a_batch_of_known_sizes_gives_known_values() -> None:
     registry = CollectorRegistry()
-    queue = Batcher(lambda rows: [0.0] * len(rows), 100, 10, ScorerMetrics(registry))
+    queue: Batcher[Any, float] = Batcher(lambda rows: [0.0] * len(rows), 100, 10, ScorerMetrics(registry))
     queue.start()
     await queue.score([1, 2, 3])
     await queue.stop()

@@ -91,7 +91,8 @@ def test_completions_that_grow_and_change_at_the_seam(plain: LoadedModel, packed
 def test_only_what_is_new_is_computed(packed: LoadedModel) -> None:
     scorer = PackedScorer(packed, ROOMY)
     seen: list[int] = []
-    packed.module.backbone.embed_tokens.register_forward_hook(lambda _, given, __: seen.append(given[0].numel()))
+    embedding: torch.nn.Embedding = packed.module.get_submodule("backbone.embed_tokens")  # type: ignore[assignment]
+    embedding.register_forward_hook(lambda _, given, __: seen.append(given[0].numel()))
     prompt = tuple(range(3, 53))
     assert scorer.cost([Item(prompt, (9,) * 4), Item(prompt, (8,) * 5)]) == 59
     scorer.score([Item(prompt)])
@@ -130,6 +131,7 @@ def test_ensembles_and_locales(plain: LoadedModel, packed: LoadedModel, checkpoi
             assert isinstance(member, RewardModel)
             torch.manual_seed(number)
             heads = torch.nn.Linear(32, 3)
+            assert isinstance(loaded.module, RewardModel)
             member.head, member.locales, member.pooling = heads, ("de", "fr"), loaded.module.pooling
             members.append(member)
         how = Ensemble(members=["0", "1"], deviations=0.5, means=[0.1, -0.2], scales=[1.5, 0.7])

@@ -100,7 +100,7 @@ async def test_vllms_classify_gives_sigmoid_or_raw_score(scorer: httpx.AsyncClie
 async def test_openrlhfs_get_reward_scores_rendered_texts(scorer: httpx.AsyncClient, model: LoadedModel) -> None:
     results = (await scorer.post("/v1/score", json={"prompt": PROMPT, "completions": REPLIES[:2]})).json()["results"]
     tokenizer = model.formatter.tokenizer
-    prompt = tokenizer.apply_chat_template(PROMPT, tokenize=False, add_generation_prompt=True)
+    prompt: Any = tokenizer.apply_chat_template(PROMPT, tokenize=False, add_generation_prompt=True)
     query = [prompt + REPLIES[0] + "<|im_end|>", prompt + REPLIES[1]]
     reply = (await scorer.post("/get_reward", json={"query": query, "prompts": [prompt, prompt]})).json()
     assert reply["rewards"] == pytest.approx([r["score"] for r in results], abs=1e-3)

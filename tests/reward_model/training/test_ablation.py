@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ WORDS = ["bill", "card", "refund", "fee", "please", "charged"]
 
 
 def test_a_change_replaces_one_value_and_none_takes_a_table_away() -> None:
-    base = {"model": {"layers": 12, "pooling": "x"}, "sources": {"a": {}, "b": {"repeat": 2}}}
+    base: dict[str, Any] = {"model": {"layers": 12, "pooling": "x"}, "sources": {"a": {}, "b": {"repeat": 2}}}
     changed = merged(base, {"model": {"layers": 6}, "sources": {"b": "none"}})
     assert changed == {"model": {"layers": 6, "pooling": "x"}, "sources": {"a": {}}}
     assert base["model"]["layers"] == 12

@@ -195,5 +195,5 @@ def test_thresholds_are_told_as_probabilities_of_the_route_s_own_curve() -> None
 
 
 def test_a_flat_route_is_fitted_by_what_it_has() -> None:
-    curve = fit_curve("isotonic", np.arange(20.0), (np.arange(20) >= 10).astype(float))
+    curve = fit_curve("isotonic", np.arange(20, dtype=np.float64), (np.arange(20) >= 10).astype(np.float64))
     assert (curve.on([0.0])[0], curve.on([19.0])[0]) == (0.0, 1.0)

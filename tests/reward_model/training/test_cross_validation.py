@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score
@@ -34,7 +36,7 @@ def _data(count: int = 200, seed: int = 0, groups: int | None = None) -> Labelle
 
 
 @pytest.mark.parametrize("method", ["platt", "isotonic"])
-def test_no_group_is_in_its_own_fit(method: str) -> None:
+def test_no_group_is_in_its_own_fit(method: Any) -> None:
     data, everything = _data(groups=40), np.ones(200, dtype=bool)
     before = held_out(data, everything, method)
     assert np.isfinite(before).all()
@@ -88,10 +90,11 @@ def test_bootstraps_draw_whole_groups() -> None:
 def test_intervals_are_as_wide_as_groups_are_few() -> None:
     data = _data()
     # Everything five times over, in the same groups, says nothing new; counted as rows it would seem to.
-    five = [np.tile(column, 5) for column in (data.scores, data.labels, data.groups, data.winner, data.routes)]
+    columns: list[Any] = [data.scores, data.labels, data.groups, data.winner, data.routes]
+    five = Labelled(*(np.tile(column, 5) for column in columns))
     shown = 1 / (1 + np.exp(-data.scores))
     once = figures(data, shown, data.winner, 300)["brier_ci"]
-    again = figures(Labelled(*five), np.tile(shown, 5), np.tile(data.winner, 5), 300)["brier_ci"]
+    again = figures(five, np.tile(shown, 5), np.tile(data.winner, 5), 300)["brier_ci"]
     assert again[1] - again[0] == pytest.approx(once[1] - once[0], rel=0.3)
 
 

@@ -15,7 +15,7 @@ from reward_model.training.curves import fit_curve, fit_platt
 def test_platt_is_the_minimum_of_his_loss() -> None:
     generator = np.random.default_rng(0)
     scores = generator.normal(size=200)
-    labels = (generator.random(200) < 1 / (1 + np.exp(1 - 2 * scores))).astype(float)
+    labels = (generator.random(200) < 1 / (1 + np.exp(1 - 2 * scores))).astype(np.float64)
     high, low = (labels.sum() + 1) / (labels.sum() + 2), 1 / (200 - labels.sum() + 2)
     targets = np.where(labels == 1, high, low)
 
@@ -34,7 +34,7 @@ def test_a_separable_set_keeps_a_finite_slope() -> None:
 
 @pytest.mark.parametrize(("method", "said"), [("platt", "slope is -"), ("isotonic", "fit is flat")])
 def test_a_model_that_prefers_bad_replies_is_refused(method: Any, said: str) -> None:
-    scores, labels = np.arange(60.0), (np.arange(60) < 30).astype(float)
+    scores, labels = np.arange(60, dtype=np.float64), (np.arange(60) < 30).astype(np.float64)
     with pytest.raises(BadInput, match=said):
         fit_curve(method, scores, labels)
 
@@ -44,7 +44,7 @@ def test_an_isotonic_fit_is_scikit_learn_s() -> None:
 
     generator = np.random.default_rng(0)
     scores = generator.normal(size=300)
-    labels = (generator.random(300) < 1 / (1 + np.exp(-scores))).astype(float)
+    labels = (generator.random(300) < 1 / (1 + np.exp(-scores))).astype(np.float64)
     expected = IsotonicRegression(out_of_bounds="clip").fit(scores, labels)
     points = np.linspace(-4, 4, 50)
     curve = fit_curve("isotonic", scores, labels)

@@ -20,7 +20,7 @@ def _pair(number: int, bucket: str = "billing", **more: Any) -> Pair:
 
 def _report(*blocks: tuple[int, tuple[float, float], tuple[float, float], dict[str, Any]], **how: Any) -> Any:
     """Blocks of (pairs, the challenger's scores, the champion's, fields)."""
-    pairs, new, old = [], [], []
+    pairs, new, old = list[Any](), list[tuple[float, float]](), list[tuple[float, float]]()
     for count, challenger, champion, fields in blocks:
         for _ in range(count):
             pairs.append(_pair(len(pairs), **fields))

@@ -41,7 +41,8 @@ def _state(model: RewardModel, formatter: Formatter, pair: Pair, reply: Any) -> 
     ids = formatter.prompt_ids(pair.prompt) + formatter.completion_ids(Completion(content=reply))
     with torch.inference_mode():
         states = model.backbone(input_ids=torch.tensor([ids])).last_hidden_state
-    return states[0, -1].numpy()
+    state: np.ndarray = states[0, -1].numpy()
+    return state
 
 
 @pytest.mark.parametrize("ties", [False, True])

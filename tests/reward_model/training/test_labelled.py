@@ -29,7 +29,7 @@ def _reply(group: int, index: int, acceptable: bool = True, **changes: Any) -> L
 
 
 def test_the_winner_is_what_serving_selects() -> None:
-    paraphrase = {"prompt": [{"role": "user", "content": "a paraphrase"}]}
+    paraphrase: dict[str, Any] = {"prompt": [{"role": "user", "content": "a paraphrase"}]}
     replies = [
         _reply(0, 0, completion_tokens=9),
         _reply(0, 1, completion_tokens=4),
@@ -45,7 +45,8 @@ def test_the_winner_is_what_serving_selects() -> None:
 
 
 def test_a_reply_that_was_cut_off_wins_only_among_its_like() -> None:
-    cut, ended = {"finish_reason": "length"}, {"finish_reason": "stop"}
+    cut: dict[str, Any] = {"finish_reason": "length"}
+    ended: dict[str, Any] = {"finish_reason": "stop"}
     replies = [_reply(0, 0, **cut), _reply(0, 1, **ended), _reply(1, 0, **cut), _reply(1, 1, **cut)]
     assert winners(np.array([3.0, 1.0, 3.0, 1.0]), replies).tolist() == [False, True, True, False]
 

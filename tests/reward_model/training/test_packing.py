@@ -76,7 +76,7 @@ def test_batches_hold_to_their_budget_unless_one_row_exceeds_it() -> None:
 def dialogue() -> list[Pair]:
     turns = ["My bill is wrong", "Which line?", "The third", "I see", "Refund it please"]
     roles = ["user", "assistant", "user", "assistant", "user"]
-    messages = [Message(role=role, content=text) for role, text in zip(roles, turns, strict=True)]  # type: ignore[arg-type]
+    messages = [Message(role=role, content=text) for role, text in zip(roles, turns, strict=True)]
     after = {1: ("Which line?", ["No.", "Goodbye then, and thank you"]), 3: ("I see", ["No."]), 5: ("Done.", ["x"])}
     return [
         Pair(id=f"{end}{loser}", prompt=messages[:end], chosen=winner, rejected=loser, group="g")

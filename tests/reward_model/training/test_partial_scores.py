@@ -27,13 +27,13 @@ def replies(prompts: int) -> list[LabelledReply]:
     return [
         LabelledReply(
             id=f"{p}-{i}",
-            prompt=[{"role": "user", "content": f"question {p}"}],  # type: ignore[list-item]
+            prompt=[{"role": "user", "content": f"question {p}"}],
             completion=f"reply {i} to question {p}, which goes on for a while",
             acceptable=i == 0,
             annotator="a",
             label="authored",
             bucket="billing",
-            selection={"n": N, "rank": None, "policy": "tiny", "temperature": 0.8},  # type: ignore[arg-type]
+            selection={"n": N, "rank": None, "policy": "tiny", "temperature": 0.8},
             source="test",
             group=f"g{p}",
         )

@@ -59,7 +59,9 @@ def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     rows = "".join(json.dumps(row) + "\n" for row in _toy_pairs(120))
     (folder / "preferences/toy.jsonl").write_text(rows)
     out = folder / "toy" / "1"
-    return folder, out, train(_recipe(base), folder, out, None)
+    manifest = train(_recipe(base), folder, out, None)
+    assert manifest is not None
+    return folder, out, manifest
 
 
 def test_the_loss_falls_and_held_out_pairs_are_learned(trained: tuple[Path, Path, Manifest]) -> None:
@@ -104,6 +106,7 @@ def test_a_run_goes_on_from_a_checkpoint_and_says_so(
     recipe.optim.learning_rate = recipe.optim.head_learning_rate = 1e-9
     recipe.optim.epochs = 1
     manifest = train(recipe, folder, tmp_path / "toy" / "2", None)
+    assert manifest is not None
     assert manifest.parent is not None
     assert manifest.parent["id"] == "toy@1"
     assert manifest.parent["recipe"] == parent.recipe

@@ -139,7 +139,8 @@ def _world(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _true_share(probabilities: np.ndarray) -> np.ndarray:
-    return np.interp(probabilities, STEPS, [0.6, 0.7, 0.8, 0.88, 0.95])
+    share: np.ndarray = np.interp(probabilities, STEPS, [0.6, 0.7, 0.8, 0.88, 0.95])
+    return share
 
 
 def _true_risk(threshold: float) -> float:

@@ -217,7 +217,7 @@ def _completion(reply: Any) -> Any:
 
 
 def test_an_encoder_trains_and_serves(run: Run, data: Path, tmp_path: Path) -> None:
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertConfig, BertModel, BertTokenizer
 
     folder = tmp_path / "bert"
     folder.mkdir()
@@ -225,7 +225,7 @@ def test_an_encoder_trains_and_serves(run: Run, data: Path, tmp_path: Path) -> N
     (folder / "vocab.txt").write_text(
         "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "evil", *letters])
     )
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
     config = BertConfig(
         vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
         max_position_embeddings=96,

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from functools import reduce
 from typing import Any
 
 import pytest
 
 USER = [{"role": "user", "content": "I was charged twice"}]
 
-DEEP: dict[str, Any] = {"name": "f", "parameters": reduce(lambda inner, _: {"a": inner}, range(300), {})}
+
+def _deep(levels: int) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for _ in range(levels):
+        nested = {"a": nested}
+    return nested
+
+
+DEEP: dict[str, Any] = {"name": "f", "parameters": _deep(300)}
 CASES: list[tuple[str, dict[str, Any], int, str]] = [
     ("empty messages", {"messages": []}, 400, "messages"),
     ("no messages", {"messages": None}, 400, "messages"),

@@ -21,7 +21,7 @@ def refuse(body: dict[str, Any], index: int) -> JSONResponse:
 @pytest.mark.parametrize("path", ["chat/completions", "completions", "responses"])
 async def test_what_the_policy_refuses_is_a_400_when_streaming_too(gateway: Any, text: str, path: str) -> None:
     gateway.policy.answer = refuse
-    asked = {
+    asked: dict[str, dict[str, Any]] = {
         "chat/completions": {"messages": [{"role": "user", "content": text}]},
         "completions": {"prompt": text},
         "responses": {"input": text},

@@ -41,7 +41,9 @@ def judged(
         "other_reply": {"content": "o" * lengths[1]},
     }
     side = "left" if winner_left else "right"
-    label = None if choice is None else {"annotator": annotator, "choice": choice, "left_acceptable": None}
+    label: dict[str, Any] | None = (
+        None if choice is None else {"annotator": annotator, "choice": choice, "left_acceptable": None}
+    )
     if label is not None:
         label |= {"right_acceptable": None, f"{side}_acceptable": acceptable}
     return Judged(item, label)

@@ -301,7 +301,7 @@ async def test_the_newest_audit_s_agreement_is_a_metric(
             winner = "left" if item["left"]["content"].startswith("winner") else "right"
             other = "right" if winner == "left" else "left"
             choice = "tie" if number == 7 else other if number >= 5 else winner
-            await audits.label("audit-1", "anna", [(item["item"], AuditLabel(choice=choice))])  # type: ignore[arg-type]
+            await audits.label("audit-1", "anna", [(item["item"], AuditLabel(choice=choice))])
         await shown(gateway, 'winnow_audit_agreement_ratio{audit="audit-1"} 0.7143')
         await shown(gateway, 'winnow_audit_labels{audit="audit-1"} 8.0')
         await draw_audit(engine, "audit-2", a_draw(8, seed=2), "anna", no_greedy)

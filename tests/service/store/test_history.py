@@ -80,9 +80,8 @@ async def test_a_reranked_request_is_kept_with_its_candidates_and_a_greedy_one_i
     winner = body["rerank"]["winner"]
     decided = ("billing", body["rerank"]["decision"], winner["index"], winner["score"], 8)
     assert kept[:8] == (body["id"], "acme", "u-7", *decided)
-    prompt, redacted, parameters = (
-        value if isinstance(value, list | dict) else json.loads(value) for value in kept[8:]
-    )
+    documents: list[Any] = [value if isinstance(value, list | dict) else json.loads(value) for value in kept[8:]]
+    prompt, redacted, parameters = documents
     assert prompt[-1]["content"] == "I was charged twice on [card]"
     assert redacted == ["card", "phone"]
     assert (parameters["temperature"], parameters["seed"]) == (0.8, 5)

@@ -9,8 +9,8 @@ import pytest
 from cryptography.fernet import Fernet, InvalidToken
 from sqlalchemy import text
 
-from service.api.authentication import add_key
 from service.errors import SetupError, StoreUnavailable
+from service.keys.key_file import add_key
 from service.settings import load_settings
 from service.store.database import open_database
 from service.store.retention import forget_user

@@ -181,8 +181,9 @@ async def test_a_failure_in_mid_stream_is_an_event(gateway: Any, script: Any) ->
 async def test_what_it_does_not_do_is_refused_in_a_sentence(gateway: Any, fields: dict[str, Any], param: str) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         await gateway.openai.responses.create(model="winnow", input=PLAIN, extra_body=fields)
-    assert caught.value.body["param"] == param
-    assert caught.value.body["message"].startswith(param)
+    body: Any = caught.value.body
+    assert body["param"] == param
+    assert body["message"].startswith(param)
     assert gateway.policy.bodies == []
 
 
