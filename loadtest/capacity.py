@@ -6,7 +6,7 @@ import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from loadtest.report import Report
+from loadtest.report import LoadReport
 
 _MOST_DOUBLINGS = 12
 
@@ -16,7 +16,7 @@ class Step:
     """One run of the sweep."""
 
     rate: float
-    report: Report
+    report: LoadReport
 
     @property
     def met(self) -> bool:
@@ -37,7 +37,7 @@ class Sweep:
         return max((step.rate for step in self.steps if step.met and step.rate < missed), default=None)
 
 
-async def sweep(measure: Callable[[float], Awaitable[Report]], start: float, halvings: int = 3) -> Sweep:
+async def sweep(measure: Callable[[float], Awaitable[LoadReport]], start: float, halvings: int = 3) -> Sweep:
     """Double the rate from `start` until an objective is missed, then halve the gap (on a log scale) `halvings` times.
 
     Ends early when a run was stopped by hand, or when already the first misses.

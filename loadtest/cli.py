@@ -24,8 +24,8 @@ from loadtest.capacity import sweep as find_capacity
 from loadtest.client import Target
 from loadtest.errors import LoadTestError
 from loadtest.html import write_html
-from loadtest.report import Limits, Report, render, summarise
-from loadtest.run import Result, run
+from loadtest.report import LoadLimits, LoadReport, render, summarise
+from loadtest.run import LoadResult, run
 from loadtest.workload import Arrival, Shape, Workload, load_prompts
 
 loadtest_app = typer.Typer(add_completion=False)
@@ -91,14 +91,14 @@ def loadtest(
 
     Requests leave at their scheduled times whatever the server does, and latency counts from those times.
     """
-    limits = Limits(deadline_ms, slo_error_rate, slo_p95_ms, slo_high_stakes_p95_ms, slo_goodput_share)
+    limits = LoadLimits(deadline_ms, slo_error_rate, slo_p95_ms, slo_high_stakes_p95_ms, slo_goodput_share)
     try:
         workload = Workload(rate, duration, max_requests, high_stakes, seed, shape)
         target = Target.parse(url, model=model, max_tokens=max_tokens, api_key=api_key)
         texts = load_prompts(prompts)
-        runs: list[tuple[Report, Result, list[Arrival]]] = []
+        runs: list[tuple[LoadReport, LoadResult, list[Arrival]]] = []
 
-        async def run_at(now: float) -> Report:
+        async def run_at(now: float) -> LoadReport:
             arrivals = replace(workload, rate=now).arrivals(texts)
             result = await _measure(target, arrivals, timeout_s)
             runs.append((summarise(result, limits), result, arrivals))
@@ -118,7 +118,7 @@ def loadtest(
     raise typer.Exit(130 if report.interrupted else 0 if met else 1)
 
 
-async def _measure(target: Target, arrivals: list[Arrival], timeout_s: float) -> Result:
+async def _measure(target: Target, arrivals: list[Arrival], timeout_s: float) -> LoadResult:
     """Run with progress on stderr; Ctrl-C (or SIGTERM) stops it with what there is."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -130,7 +130,7 @@ async def _measure(target: Target, arrivals: list[Arrival], timeout_s: float) ->
         return await run(target, arrivals, timeout_s=timeout_s, stop=stop, on_done=lambda: progress.advance(bar))
 
 
-def _write(report: Report, target: Target, workload: Workload, out: Path | None, swept: Sweep | None) -> None:
+def _write(report: LoadReport, target: Target, workload: Workload, out: Path | None, swept: Sweep | None) -> None:
     """The table to stdout, the JSON to `out`; with `-` the JSON has stdout and the table stderr."""
     to_stdout = out is not None and str(out) == "-"
     console = Console(stderr=to_stdout)

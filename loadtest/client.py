@@ -42,7 +42,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RequestOutcome:
     """What became of one arrival. Times are in ms; latency is counted from the *scheduled* send time."""
 
     kind: Kind
@@ -75,7 +75,7 @@ async def check(session: aiohttp.ClientSession, target: Target) -> None:
 
 async def ask(
     session: aiohttp.ClientSession, target: Target, arrival: Arrival, scheduled: float, timeout_s: float
-) -> Outcome:
+) -> RequestOutcome:
     """Send one request and measure it; never raises for what the server does.
 
     `scheduled` is what the loop's clock should have read when it left; the time limit runs from there too.
@@ -89,7 +89,7 @@ async def ask(
         seen = {"error": "timeout"}
     except aiohttp.ClientError:
         seen = {"error": "connection"}
-    return Outcome(arrival.kind, (clock() - scheduled) * 1e3, late_ms, **seen)
+    return RequestOutcome(arrival.kind, (clock() - scheduled) * 1e3, late_ms, **seen)
 
 
 async def _post(session: aiohttp.ClientSession, target: Target, prompt: str) -> dict[str, Any]:

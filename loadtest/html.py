@@ -13,8 +13,8 @@ import numpy as np
 
 from loadtest.capacity import Sweep
 from loadtest.errors import LoadTestError
-from loadtest.report import Report
-from loadtest.run import Result
+from loadtest.report import LoadReport
+from loadtest.run import LoadResult
 from loadtest.workload import Arrival
 
 _STYLE = """
@@ -30,7 +30,7 @@ _COLUMNS = ("n", "p50", "p95", "p99", "max")
 
 
 def write_html(
-    path: Path, title: str, report: Report, result: Result, arrivals: Sequence[Arrival], swept: Sweep | None
+    path: Path, title: str, report: LoadReport, result: LoadResult, arrivals: Sequence[Arrival], swept: Sweep | None
 ) -> None:
     """Write the page; raises LoadTestError where matplotlib is missing."""
     parts = [f"<h1>{html.escape(title)}</h1>", _objectives(report)]
@@ -55,7 +55,7 @@ def write_html(
     path.write_text(page, encoding="utf-8")
 
 
-def _objectives(report: Report) -> str:
+def _objectives(report: LoadReport) -> str:
     lines = []
     for objective in report.objectives:
         measured = "nothing" if objective.measured is None else f"{objective.measured:.4g}"
@@ -96,7 +96,7 @@ def _sweep_table(swept: Sweep) -> str:
     return f"<h2>Capacity: {found}</h2><table>{head}{body}</table>"
 
 
-def _scatter(result: Result, arrivals: Sequence[Arrival]) -> Any:
+def _scatter(result: LoadResult, arrivals: Sequence[Arrival]) -> Any:
     figure, axes = _axes("scheduled time (s)", "latency (ms)")
     pairs = [(a.at_s, o) for a, o in zip(arrivals, result.outcomes, strict=False) if o.error != "cancelled"]
     for kind in dict.fromkeys(outcome.kind for _, outcome in pairs):
@@ -109,7 +109,7 @@ def _scatter(result: Result, arrivals: Sequence[Arrival]) -> Any:
     return figure
 
 
-def _cumulative(result: Result) -> Any:
+def _cumulative(result: LoadResult) -> Any:
     figure, axes = _axes("latency (ms)", "share answered")
     done = [outcome for outcome in result.outcomes if outcome.error != "cancelled"]
     for kind in dict.fromkeys(outcome.kind for outcome in done):

@@ -18,13 +18,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from loadtest.client import Outcome
-from loadtest.run import Result
+from loadtest.client import RequestOutcome
+from loadtest.run import LoadResult
 from loadtest.workload import HIGH_STAKES, KINDS
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class LoadLimits:
     """What the run is held to; None is not an objective. Times in ms, rates and shares in [0, 1]."""
 
     deadline_ms: float
@@ -45,7 +45,7 @@ class Objective:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class LoadReport:
     """A run in numbers; `as_json` is what `--out` writes."""
 
     offered: int
@@ -92,7 +92,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def summarise(result: Result, limits: Limits) -> Report:
+def summarise(result: LoadResult, limits: LoadLimits) -> LoadReport:
     """The report of a run. Goodput counts the answers within `limits.deadline_ms` of their scheduled time."""
     finished = [outcome for outcome in result.outcomes if outcome.error != "cancelled"]
     answered = [outcome for outcome in finished if outcome.error is None]
@@ -100,7 +100,7 @@ def summarise(result: Result, limits: Limits) -> Report:
     share = good / len(finished) if finished else 0.0
     error_rate = 1 - len(answered) / len(finished) if finished else 0.0
     latency = _latency(finished)
-    return Report(
+    return LoadReport(
         offered=len(result.outcomes),
         answered=len(answered),
         cancelled=len(result.outcomes) - len(finished),
@@ -122,13 +122,13 @@ def summarise(result: Result, limits: Limits) -> Report:
     )
 
 
-def _latency(finished: Sequence[Outcome]) -> dict[str, dict[str, float]]:
+def _latency(finished: Sequence[RequestOutcome]) -> dict[str, dict[str, float]]:
     timed = [outcome for outcome in finished if outcome.error in {None, "timeout"}]
     groups = {"all": KINDS, "high_stakes": HIGH_STAKES} | {kind: (kind,) for kind in KINDS}
     return {name: spread([o.latency_ms for o in timed if o.kind in kinds]) for name, kinds in groups.items()}
 
 
-def _stages(answered: Sequence[Outcome]) -> dict[str, dict[str, float]]:
+def _stages(answered: Sequence[RequestOutcome]) -> dict[str, dict[str, float]]:
     names = dict.fromkeys(name for outcome in answered for name in outcome.stages_ms)
     return {name: spread([o.stages_ms[name] for o in answered if name in o.stages_ms]) for name in names}
 
@@ -138,7 +138,7 @@ def _counts(values: Iterable[str | None]) -> dict[str, int]:
 
 
 def _objectives(
-    limits: Limits, latency: dict[str, dict[str, float]], error_rate: float, share: float
+    limits: LoadLimits, latency: dict[str, dict[str, float]], error_rate: float, share: float
 ) -> list[Objective]:
     most = (
         ("error_rate", limits.error_rate, error_rate),
@@ -155,7 +155,7 @@ def _objectives(
     return held
 
 
-def render(report: Report) -> Group:
+def render(report: LoadReport) -> Group:
     """The report for a person at a terminal."""
     head = Text(
         f"{report.offered} requests in {report.elapsed_s:.1f} s ({report.offered_per_s:.2f}/s), "
@@ -185,7 +185,7 @@ def _spread_table(title: str, rows: dict[str, dict[str, float]]) -> Table:
     return table
 
 
-def _decision_table(report: Report) -> Table:
+def _decision_table(report: LoadReport) -> Table:
     table = Table(title="What was decided", title_justify="left")
     for name in ("prompts of kind", "routed to", "decision"):
         table.add_column(name)

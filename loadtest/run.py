@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from loadtest.client import Outcome, Target, ask, check
+from loadtest.client import RequestOutcome, Target, ask, check
 from loadtest.workload import Arrival
 
 # More would run into the usual limit of 1,024 open files and be counted as the server's errors. A request
@@ -20,10 +20,10 @@ _KEEP_ALIVE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class LoadResult:
     """Outcomes in the order of the schedule, and the seconds from start to the last answer."""
 
-    outcomes: list[Outcome]
+    outcomes: list[RequestOutcome]
     elapsed_s: float
     interrupted: bool
 
@@ -35,7 +35,7 @@ async def run(
     timeout_s: float,
     stop: asyncio.Event,
     on_done: Callable[[], None] = lambda: None,
-) -> Result:
+) -> LoadResult:
     """Send every arrival at its time and wait for the answers.
 
     Ends at the last answer, `timeout_s` after the last arrival, or as soon as `stop` is set: then what is
@@ -48,7 +48,7 @@ async def run(
         await check(session, target)
         clock = asyncio.get_running_loop().time
         start = clock()
-        tasks: list[asyncio.Task[Outcome]] = []
+        tasks: list[asyncio.Task[RequestOutcome]] = []
         for arrival in arrivals:
             if await _stopped_before(stop, start + arrival.at_s):
                 break
@@ -57,7 +57,7 @@ async def run(
             tasks.append(task)
         await _finish(tasks, stop)
         elapsed_s = clock() - start
-    return Result([_outcome(*pair) for pair in zip(arrivals, tasks, strict=False)], elapsed_s, stop.is_set())
+    return LoadResult([_outcome(*pair) for pair in zip(arrivals, tasks, strict=False)], elapsed_s, stop.is_set())
 
 
 async def _stopped_before(stop: asyncio.Event, when: float) -> bool:
@@ -69,7 +69,7 @@ async def _stopped_before(stop: asyncio.Event, when: float) -> bool:
         return False
 
 
-async def _finish(tasks: list[asyncio.Task[Outcome]], stop: asyncio.Event) -> None:
+async def _finish(tasks: list[asyncio.Task[RequestOutcome]], stop: asyncio.Event) -> None:
     """Wait for all answers; when the run is stopped, cancel what is left and wait for that."""
     stopper = asyncio.create_task(stop.wait())
     answers = asyncio.gather(*tasks, return_exceptions=True)
@@ -80,5 +80,5 @@ async def _finish(tasks: list[asyncio.Task[Outcome]], stop: asyncio.Event) -> No
     await asyncio.gather(stopper, answers, return_exceptions=True)
 
 
-def _outcome(arrival: Arrival, task: asyncio.Task[Outcome]) -> Outcome:
-    return Outcome(arrival.kind, 0.0, 0.0, "cancelled") if task.cancelled() else task.result()
+def _outcome(arrival: Arrival, task: asyncio.Task[RequestOutcome]) -> RequestOutcome:
+    return RequestOutcome(arrival.kind, 0.0, 0.0, "cancelled") if task.cancelled() else task.result()

@@ -35,7 +35,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answer:
+class PeerAnswer:
     """Completion tokens, and either the winner's score and probability or texts of which Winnow's scorer judges."""
 
     tokens: int
@@ -44,7 +44,7 @@ class Answer:
     scoring_tail_ms: float | None = None
 
 
-Ask = Callable[[Request], Answer]
+Ask = Callable[[Request], PeerAnswer]
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ class Upstream:
 def plain_vllm(upstream: Upstream) -> Ask:
     """vLLM samples eight in one request, and nobody judges them."""
 
-    def ask(request: Request) -> Answer:
+    def ask(request: Request) -> PeerAnswer:
         body = request.body(upstream.model) | {"n": _CANDIDATES, "temperature": _TEMPERATURE}
         answer = post(f"{upstream.policy}/v1/chat/completions", body)
         texts = [choice["message"]["content"] or "" for choice in answer["choices"]]
-        return Answer(answer["usage"]["completion_tokens"], texts)
+        return PeerAnswer(answer["usage"]["completion_tokens"], texts)
 
     return ask
 
@@ -98,13 +98,13 @@ def _then_transformers(
     process.ask([[tokenizer.eos_token_id]])
     sample = plain_vllm(upstream)
 
-    def ask(request: Request) -> Answer:
+    def ask(request: Request) -> PeerAnswer:
         answer = sample(request)
         rendered = tokenizer.apply_chat_template(request.messages, tokenize=False, add_generation_prompt=True)
         prompt = tokenizer.encode(rendered, add_special_tokens=False)
         replies = [tokenizer.encode(text, add_special_tokens=False) for text in answer.texts]
         scores = process.ask([[*prompt, *reply, tokenizer.eos_token_id] for reply in replies])
-        return Answer(answer.tokens, [answer.texts[scores.index(max(scores))]])
+        return PeerAnswer(answer.tokens, [answer.texts[scores.index(max(scores))]])
 
     return ask, process.server
 
@@ -119,9 +119,9 @@ def _its_hub(
     command = [str(place / "python"), "-P", str(script), upstream.policy, upstream.model, upstream.scorer]
     process = stack.enter_context(answering(ITS_HUB, [*command, str(upstream.max_tokens)], logs / "its_hub.log"))
 
-    def ask(request: Request) -> Answer:
+    def ask(request: Request) -> PeerAnswer:
         found = process.ask({"messages": request.messages, "n": _CANDIDATES})
-        return Answer(found["tokens"], [found["text"]])
+        return PeerAnswer(found["tokens"], [found["text"]])
 
     return ask, process.server
 
@@ -138,9 +138,9 @@ def _optillm(
         served(OPTILLM, command, url, "/health", logs / "optillm.log", {"OPENAI_API_KEY": "none"})
     )
 
-    def ask(request: Request) -> Answer:
+    def ask(request: Request) -> PeerAnswer:
         answer = post(f"{url}/v1/chat/completions", request.body(upstream.model))
-        return Answer(answer["usage"]["completion_tokens"], [answer["choices"][0]["message"]["content"] or ""])
+        return PeerAnswer(answer["usage"]["completion_tokens"], [answer["choices"][0]["message"]["content"] or ""])
 
     return ask, server
 

@@ -88,7 +88,7 @@ def end_to_end(
     adaptive = {"stop_cost": stop_cost, "stop_marks": [int(mark) for mark in stop_marks.split(",")]}
     text = preamble.read_text(encoding="utf-8") if preamble else ""
     peers = _peers(bench.PEERS, without)
-    setup = bench.Setup(rounds, max_tokens, text, adaptive, peers, shlex.split(policy_options))
+    setup = bench.EndToEndSetup(rounds, max_tokens, text, adaptive, peers, shlex.split(policy_options))
     with _clear_errors():
         found = bench.run(setup, _folder(logs), environments, _say)
     typer.echo(bench.table(found) if markdown else json.dumps(found, indent=2))
@@ -129,7 +129,7 @@ def deadline(
 
     pace = Pace(prefill_ms, step_ms, sequence_ms, most=256, tokens=max_tokens, shortest=max_tokens // 3)
     with _clear_errors():
-        found = bench.run(bench.Setup(duration, budget_ms, max_tokens, rate, pace), _folder(logs), _say)
+        found = bench.run(bench.DeadlineSetup(duration, budget_ms, max_tokens, rate, pace), _folder(logs), _say)
     typer.echo(bench.table(found) if markdown else json.dumps(found, indent=2))
 
 
@@ -159,7 +159,7 @@ def scorer(
         raise typer.BadParameter(f"--rates {rates!r} is not a list of numbers such as 0.5,1,2") from error
     if min(rising) <= 0:
         raise typer.BadParameter(f"--rates {rates!r}: each must be more than 0")
-    setup = bench.Setup(shape, device, rising, duration, prompt_words, completion_words, word_ms)
+    setup = bench.ScorerSetup(shape, device, rising, duration, prompt_words, completion_words, word_ms)
     with tempfile.TemporaryDirectory(prefix="winnow-bench-") as made, _clear_errors():
         found = bench.run(setup, folder or Path(made) / shape, _folder(logs), _say)
     typer.echo(bench.table(found) if markdown else json.dumps(found, indent=2))

@@ -19,7 +19,7 @@ from loadtest.bench.fake_policy import MODEL, Pace
 from loadtest.bench.processes import free_port, served
 from loadtest.capacity import sweep
 from loadtest.client import Target
-from loadtest.report import Limits, Objective, Report, summarise
+from loadtest.report import LoadLimits, LoadReport, Objective, summarise
 from loadtest.run import run as load
 from loadtest.workload import Workload, load_prompts
 
@@ -30,7 +30,7 @@ _ALLOWANCE_MS = 50.0
 
 
 @dataclass(frozen=True)
-class Setup:
+class DeadlineSetup:
     """The load: seconds of a run, the requests' budget, their tokens, the first rate that is tried."""
 
     duration_s: float
@@ -40,21 +40,21 @@ class Setup:
     pace: Pace
 
 
-def run(setup: Setup, logs: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def run(setup: DeadlineSetup, logs: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure. Raises BenchError when a server does not start."""
     with ExitStack() as stack:
         target = _start(stack, setup, logs)
         return asyncio.run(_measure(setup, target, say))
 
 
-async def _measure(setup: Setup, target: Target, say: Callable[[str], None]) -> dict[str, Any]:
+async def _measure(setup: DeadlineSetup, target: Target, say: Callable[[str], None]) -> dict[str, Any]:
     prompts = load_prompts(None)
 
-    async def at(rate: float, seed: int = 0) -> Report:
+    async def at(rate: float, seed: int = 0) -> LoadReport:
         # Every request is reranked: the others cost the scorer nothing.
         arrivals = Workload(rate, setup.duration_s, high_stakes_share=1.0, seed=seed).arrivals(prompts)
         result = await load(target, arrivals, timeout_s=setup.budget_ms / 1e3 + 30, stop=asyncio.Event())
-        report = summarise(result, Limits(setup.budget_ms + _ALLOWANCE_MS))
+        report = summarise(result, LoadLimits(setup.budget_ms + _ALLOWANCE_MS))
         degraded = sum(report.degraded.values()) / max(1, report.answered)
         say(f"{rate:.2f} a second: {1 - report.goodput_share:.1%} late or failed, {degraded:.1%} degraded")
         objective = Objective("degraded_share", _DEGRADED, degraded, degraded <= _DEGRADED and not report.errors)
@@ -73,7 +73,7 @@ async def _measure(setup: Setup, target: Target, say: Callable[[str], None]) -> 
     }
 
 
-def _figures(report: Report) -> dict[str, Any]:
+def _figures(report: LoadReport) -> dict[str, Any]:
     return {
         "rate": report.offered_per_s,
         "requests": report.offered,
@@ -85,7 +85,7 @@ def _figures(report: Report) -> dict[str, Any]:
     }
 
 
-def _start(stack: ExitStack, setup: Setup, logs: Path) -> Target:
+def _start(stack: ExitStack, setup: DeadlineSetup, logs: Path) -> Target:
     ports = [free_port() for _ in range(3)]
     urls = [f"http://127.0.0.1:{port}" for port in ports]
     pace = [part for name, value in asdict(setup.pace).items() for part in (f"--{name.replace('_', '-')}", str(value))]

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.bench.best_of_n_peers import START, Answer, Ask, Request, Upstream, plain_vllm
+from loadtest.bench.best_of_n_peers import START, Ask, PeerAnswer, Request, Upstream, plain_vllm
 from loadtest.bench.paired import ratio
 from loadtest.bench.processes import Server, free_port, post, served
 from loadtest.workload import Workload, load_prompts
@@ -44,7 +44,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Stack:
+class BenchStack:
     """Every server of the run, and how each contestant is asked."""
 
     upstream: Upstream
@@ -57,7 +57,7 @@ class Stack:
 
 
 @dataclass(frozen=True)
-class Setup:
+class EndToEndSetup:
     """Prompts, completion tokens at most, a text before each prompt, settings of the adaptive route, peers, vLLM's
     further options."""
 
@@ -69,7 +69,7 @@ class Setup:
     policy_options: Sequence[str] = ()
 
 
-def run(setup: Setup, logs: Path, environments: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def run(setup: EndToEndSetup, logs: Path, environments: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure. Raises BenchError when a contestant does not start."""
     # A rate so high that all arrive at once: only the seeded texts are wanted.
     arrivals = Workload(1000.0, 10.0, setup.rounds + 1, 1.0, 0).arrivals(load_prompts(None))
@@ -90,7 +90,9 @@ def run(setup: Setup, logs: Path, environments: Path, say: Callable[[str], None]
     return _summary(rows) | settings
 
 
-def _start(stack: ExitStack, setup: Setup, logs: Path, environments: Path, say: Callable[[str], None]) -> Stack:
+def _start(
+    stack: ExitStack, setup: EndToEndSetup, logs: Path, environments: Path, say: Callable[[str], None]
+) -> BenchStack:
     ports = [free_port() for _ in range(4)]
     urls = [f"http://127.0.0.1:{port}" for port in ports]
     winnow = [sys.executable, "-m", "service"]
@@ -122,21 +124,21 @@ def _start(stack: ExitStack, setup: Setup, logs: Path, environments: Path, say: 
     for peer in setup.peers:
         contestants[peer], server = START[peer](stack, upstream, logs, environments, say)
         servers.append(server)
-    return Stack(upstream, servers, contestants)
+    return BenchStack(upstream, servers, contestants)
 
 
 def _gateway(url: str, key: str) -> Ask:
-    def ask(request: Request) -> Answer:
+    def ask(request: Request) -> PeerAnswer:
         body = request.body("winnow") | {"rerank": {"mode": "best_of_n"}}
         answer = post(f"{url}/v1/chat/completions", body, key)
         winner, timings = answer["rerank"]["winner"], answer["rerank"]["timings_ms"]
         tail = timings.get("scoring_tail")
-        return Answer(answer["usage"]["completion_tokens"], [], (winner["score"], winner["probability"]), tail)
+        return PeerAnswer(answer["usage"]["completion_tokens"], [], (winner["score"], winner["probability"]), tail)
 
     return ask
 
 
-def _measure(stack: Stack, name: str, request: Request) -> Measured:
+def _measure(stack: BenchStack, name: str, request: Request) -> Measured:
     before, began = stack.cpu_seconds(), time.perf_counter()
     answer = stack.contestants[name](request)
     wall = time.perf_counter() - began

@@ -16,7 +16,7 @@ LITELLM, ROUTER, ITS_HUB, OPTILLM = "LiteLLM", "vllm-router", "its_hub", "optill
 
 
 @dataclass(frozen=True)
-class Recipe:
+class EnvironmentRecipe:
     """What pip installs; `alone` without its dependencies, where it names far more than what is measured imports."""
 
     requirements: tuple[str, ...]
@@ -27,11 +27,11 @@ class Recipe:
 
 
 RECIPES = {
-    LITELLM: Recipe(("litellm[proxy]==1.106.2",)),
-    ROUTER: Recipe(("vllm-router==0.1.17",)),
-    ITS_HUB: Recipe(("its_hub[iaas]==1.2.0",)),
+    LITELLM: EnvironmentRecipe(("litellm[proxy]==1.106.2",)),
+    ROUTER: EnvironmentRecipe(("vllm-router==0.1.17",)),
+    ITS_HUB: EnvironmentRecipe(("its_hub[iaas]==1.2.0",)),
     # It asks for 40 packages, torch, spaCy and a browser driver among them; best-of-n needs none of those.
-    OPTILLM: Recipe(
+    OPTILLM: EnvironmentRecipe(
         (
             *("openai==2.54.0", "cerebras_cloud_sdk==1.91.0", "Flask==3.1.3", "aiohttp==3.14.5", "PyYAML==6.0.3"),
             *("requests==2.34.2", "z3-solver==4.15.4.0", "math-verify==0.9.0", "networkx==3.6.1", "scipy==1.17.1"),
@@ -41,7 +41,7 @@ RECIPES = {
 }
 
 
-def environment(folder: Path, name: str, recipe: Recipe, say: Callable[[str], None]) -> Path:
+def environment(folder: Path, name: str, recipe: EnvironmentRecipe, say: Callable[[str], None]) -> Path:
     """The `bin` folder of a virtual environment with just what the recipe names, made anew when that has changed.
 
     Raises BenchError when pip cannot make it.

@@ -35,7 +35,7 @@ class Pace:
     shortest: int = 96
 
 
-class Engine:
+class FakeEngine:
     """Wakes its sequences once a step."""
 
     def __init__(self, pace: Pace) -> None:
@@ -80,10 +80,10 @@ class Engine:
 
 def app(pace: Pace) -> web.Application:
     """The server."""
-    engine: list[Engine] = []
+    engine: list[FakeEngine] = []
 
     async def start(_: web.Application) -> None:
-        engine.append(Engine(pace))
+        engine.append(FakeEngine(pace))
 
     async def models(_: web.Request) -> web.StreamResponse:
         return web.json_response({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
@@ -106,7 +106,7 @@ def app(pace: Pace) -> web.Application:
 
 
 async def _stream(
-    request: web.Request, engine: Engine, words: list[str], options: dict[str, Any]
+    request: web.Request, engine: FakeEngine, words: list[str], options: dict[str, Any]
 ) -> web.StreamResponse:
     response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
     await response.prepare(request)

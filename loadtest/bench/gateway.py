@@ -36,7 +36,7 @@ TOKENS = 96
 
 
 @dataclass(frozen=True)
-class Contestant:
+class GatewayContestant:
     """Where it is asked, for which model, by whom; whether it streams as the upstream does, and in which role.
 
     Only what a user says is routed: a system message is passed on without the classifier's time.
@@ -73,7 +73,7 @@ def run(
         command = [sys.executable, "-m", "loadtest.bench.fake_policy", "--port", str(port), "--tokens", str(TOKENS)]
         url = f"http://127.0.0.1:{port}"
         stack.enter_context(served("upstream", command, url, "/health", logs / "upstream.log", cores=rest))
-        contestants = {DIRECT: Contestant(url, MODEL, "none"), OURS: _winnow(stack, url, logs, gateway)}
+        contestants = {DIRECT: GatewayContestant(url, MODEL, "none"), OURS: _winnow(stack, url, logs, gateway)}
         contestants[AGAIN] = contestants[OURS]
         contestants[UNROUTED] = replace(contestants[OURS], role="system")
         for peer in peers:
@@ -86,7 +86,9 @@ def run(
     return _summary(figures, rounds)
 
 
-async def _rounds(contestants: dict[str, Contestant], rounds: int, say: Callable[[str], None]) -> dict[str, Figures]:
+async def _rounds(
+    contestants: dict[str, GatewayContestant], rounds: int, say: Callable[[str], None]
+) -> dict[str, Figures]:
     figures = {name: Figures() for name in contestants}
     chance = random.Random(0)
     connector = aiohttp.TCPConnector(limit=0)
@@ -100,7 +102,7 @@ async def _rounds(contestants: dict[str, Contestant], rounds: int, say: Callable
     return figures
 
 
-async def _measure(session: aiohttp.ClientSession, contestant: Contestant, figures: Figures) -> None:
+async def _measure(session: aiohttp.ClientSession, contestant: GatewayContestant, figures: Figures) -> None:
     alone = [await _timed(session, contestant, stream=False) for _ in range(_ONE_BY_ONE)]
     figures.latency_ms.append(float(np.median([taken for taken, _ in alone])))
     if routed := [route for _, route in alone if route is not None]:
@@ -121,7 +123,9 @@ async def _measure(session: aiohttp.ClientSession, contestant: Contestant, figur
     figures.per_second.append(done / (time.perf_counter() - began))
 
 
-async def _timed(session: aiohttp.ClientSession, contestant: Contestant, *, stream: bool) -> tuple[float, float | None]:
+async def _timed(
+    session: aiohttp.ClientSession, contestant: GatewayContestant, *, stream: bool
+) -> tuple[float, float | None]:
     """Milliseconds of one request, and of its routing where the answer says so; raises BenchError for an error."""
     messages = [{"role": contestant.role, "content": _PROMPT}]
     body = {"model": contestant.model, "messages": messages, "max_tokens": TOKENS}
@@ -138,7 +142,7 @@ async def _timed(session: aiohttp.ClientSession, contestant: Contestant, *, stre
     return taken, float(route) if route else None
 
 
-def _winnow(stack: ExitStack, upstream: str, logs: Path, cores: set[int]) -> Contestant:
+def _winnow(stack: ExitStack, upstream: str, logs: Path, cores: set[int]) -> GatewayContestant:
     keys, port = logs / "keys.json", free_port()
     command = [sys.executable, "-m", "service"]
     made = subprocess.run([*command, "key", "bench", "--keys", str(keys)], capture_output=True, text=True, check=True)
@@ -149,10 +153,10 @@ def _winnow(stack: ExitStack, upstream: str, logs: Path, cores: set[int]) -> Con
     command += ["gateway", "--port", str(port)]
     url = f"http://127.0.0.1:{port}"
     stack.enter_context(served(OURS, command, url, "/livez", logs / "winnow.log", environment, cores))
-    return Contestant(url, "winnow", made.stdout.strip())
+    return GatewayContestant(url, "winnow", made.stdout.strip())
 
 
-def _litellm(stack: ExitStack, place: Path, upstream: str, logs: Path, cores: set[int]) -> Contestant:
+def _litellm(stack: ExitStack, place: Path, upstream: str, logs: Path, cores: set[int]) -> GatewayContestant:
     port, config = free_port(), logs / "litellm.yaml"
     settings = {"model": f"openai/{MODEL}", "api_base": f"{upstream}/v1", "api_key": "none"}
     models = [{"model_name": MODEL, "litellm_params": settings}]
@@ -164,19 +168,19 @@ def _litellm(stack: ExitStack, place: Path, upstream: str, logs: Path, cores: se
     environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MASTER_KEY": key}
     url = f"http://127.0.0.1:{port}"
     stack.enter_context(served(LITELLM, command, url, "/health/liveliness", logs / "litellm.log", environment, cores))
-    return Contestant(url, MODEL, key)
+    return GatewayContestant(url, MODEL, key)
 
 
-def _vllm_router(stack: ExitStack, place: Path, upstream: str, logs: Path, cores: set[int]) -> Contestant:
+def _vllm_router(stack: ExitStack, place: Path, upstream: str, logs: Path, cores: set[int]) -> GatewayContestant:
     port = free_port()
     command = [str(place / "vllm-router"), "--worker-urls", upstream, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--policy", "round_robin", "--prometheus-port", str(free_port())]
     url = f"http://127.0.0.1:{port}"
     stack.enter_context(served(ROUTER, command, url, "/health", logs / "vllm_router.log", None, cores))
-    return Contestant(url, MODEL, "none")
+    return GatewayContestant(url, MODEL, "none")
 
 
-def _its_hub(stack: ExitStack, place: Path, upstream: str, logs: Path, cores: set[int]) -> Contestant:
+def _its_hub(stack: ExitStack, place: Path, upstream: str, logs: Path, cores: set[int]) -> GatewayContestant:
     """With a budget of one completion, which is as near to passing a request on as it comes."""
     port = free_port()
     command = [str(place / "its-iaas"), "--host", "127.0.0.1", "--port", str(port), "--log-level", "ERROR"]
@@ -185,7 +189,7 @@ def _its_hub(stack: ExitStack, place: Path, upstream: str, logs: Path, cores: se
     settings = {"endpoint": f"{upstream}/v1", "api_key": "none", "model": MODEL, "alg": "self-consistency"}
     post(f"{url}/configure", settings | {"budget": 1, "regex_patterns": [".*"]})
     # It sends a stream only when the whole answer is there.
-    return Contestant(url, MODEL, "none", streams=False)
+    return GatewayContestant(url, MODEL, "none", streams=False)
 
 
 _START = {LITELLM: _litellm, ROUTER: _vllm_router, ITS_HUB: _its_hub}

@@ -17,7 +17,7 @@ from its_hub.core.algorithms.bon import BestOfN
 from its_hub.core.lms.openai_lm import OpenAICompatibleLanguageModel
 
 
-class Scorer(AbstractOutcomeRewardModel):  # type: ignore[misc]
+class ItsHubScorer(AbstractOutcomeRewardModel):  # type: ignore[misc]
     """Conversations that differ in their last message, scored as completions of one prompt."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
@@ -41,7 +41,7 @@ async def _answer(policy: str, model: str, scorer: str, max_tokens: str) -> None
         f"{policy}/v1", "none", model, temperature=0.8, max_completion_tokens=int(max_tokens)
     )
     async with aiohttp.ClientSession() as session:
-        algorithm = BestOfN(Scorer(scorer, session))
+        algorithm = BestOfN(ItsHubScorer(scorer, session))
         for line in sys.stdin:
             asked = json.loads(line)
             messages = ChatMessages([ChatMessage(**message) for message in asked["messages"]])

@@ -34,12 +34,12 @@ class Machine:
     read_gb_per_s: float
     round_trip_ms: float
     """A small POST to an empty FastAPI app on the loopback, median."""
-    policy: Policy | None
+    policy: PolicyShape | None
     """The policy that was named, if any."""
 
 
 @dataclass(frozen=True)
-class Policy:
+class PolicyShape:
     """How fast a policy behind an OpenAI-compatible server decodes and reads."""
 
     step_ms: dict[str, float]
@@ -141,7 +141,7 @@ async def _round_trip() -> float:
     return statistics.median(times) * 1e3
 
 
-async def _policy(url: str) -> Policy:
+async def _policy(url: str) -> PolicyShape:
     """Decode and prefill rates; each prompt is new, so that no cache has it."""
     import aiohttp
 
@@ -150,7 +150,7 @@ async def _policy(url: str) -> Policy:
             model = (await response.json())["data"][0]["id"]
         steps = {str(n): await _step_ms(session, model, n) for n in (1, 8)}
         prefill = {str(words): await _least(session, model, words, 1, 1) for words in (60, 250, 850)}
-    return Policy(steps, prefill)
+    return PolicyShape(steps, prefill)
 
 
 async def _step_ms(session: Any, model: str, n: int) -> float:

@@ -47,7 +47,7 @@ _SHORTEST = 64
 
 
 @dataclass(frozen=True)
-class Setup:
+class ScorerSetup:
     """Rates in requests a second, seconds at each, words of a prompt, of a completion at most, and ms a word takes."""
 
     shape: str
@@ -70,7 +70,7 @@ class Load:
     elapsed_s: float = 0.0
 
 
-def run(setup: Setup, folder: Path, logs: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def run(setup: ScorerSetup, folder: Path, logs: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure; the checkpoint is made in `folder`. Raises BenchError when the scorer does not start."""
     config = _checkpoint(setup, folder, say)
     machine = measure(setup.device)
@@ -98,7 +98,7 @@ def run(setup: Setup, folder: Path, logs: Path, say: Callable[[str], None]) -> d
     }
 
 
-def _checkpoint(setup: Setup, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def _checkpoint(setup: ScorerSetup, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """A one-label classifier of the shape, with the bundled policy's tokeniser."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
@@ -132,7 +132,7 @@ def _checkpoint(setup: Setup, folder: Path, say: Callable[[str], None]) -> dict[
     return found
 
 
-async def _loads(setup: Setup, url: str, config: dict[str, Any], say: Callable[[str], None]) -> list[Load]:
+async def _loads(setup: ScorerSetup, url: str, config: dict[str, Any], say: Callable[[str], None]) -> list[Load]:
     texts = [text for kind in load_prompts(None).values() for text in kind]
     words = sorted({word for text in texts for word in text.split() if word.isalpha()})
     loads = []
@@ -150,7 +150,7 @@ async def _loads(setup: Setup, url: str, config: dict[str, Any], say: Callable[[
 
 
 async def _load(
-    setup: Setup,
+    setup: ScorerSetup,
     load: Load,
     session: aiohttp.ClientSession,
     url: str,
@@ -175,7 +175,7 @@ async def _load(
 
 
 async def _request(
-    setup: Setup,
+    setup: ScorerSetup,
     load: Load,
     session: aiohttp.ClientSession,
     url: str,

@@ -57,7 +57,7 @@ Ask = Callable[[list[list[int]]], list[float]]
 
 
 @dataclass(frozen=True)
-class Contestant:
+class ScoringContestant:
     """How it is asked, and whose CPU time counts."""
 
     ask: Ask
@@ -88,7 +88,7 @@ def run(folder: Path, rounds: int, logs: Path, say: Callable[[str], None], peers
 
 
 def _round(
-    contestants: dict[str, Contestant],
+    contestants: dict[str, ScoringContestant],
     shape: Shape,
     chance: random.Random,
     vocabulary: int,
@@ -117,7 +117,7 @@ def _ids(shape: Shape, chance: random.Random, vocabulary: int, header: list[int]
     return Ids(prompt, [[*some(shape.completion - 1), closing] for _ in range(CANDIDATES)])
 
 
-def _timed(contestant: Contestant, sequences: list[list[int]]) -> tuple[float, float, list[float]]:
+def _timed(contestant: ScoringContestant, sequences: list[list[int]]) -> tuple[float, float, list[float]]:
     before, began = contestant.server.cpu_seconds(), time.perf_counter()
     scores = contestant.ask(sequences)
     wall = time.perf_counter() - began
@@ -184,7 +184,7 @@ def _winnow(folder: Path, logs: Path) -> Any:
     port = free_port()
     command = [sys.executable, "-m", "service", "scorer", "--model", str(folder.resolve()), "--port", str(port)]
     with served(OURS, command, f"http://127.0.0.1:{port}", "/readyz", logs / "winnow.log") as server:
-        yield Contestant(_classify(server.url, None), server)
+        yield ScoringContestant(_classify(server.url, None), server)
 
 
 @contextmanager
@@ -195,7 +195,7 @@ def _vllm(folder: Path, logs: Path) -> Any:
     command += ["--port", str(port), "--max-model-len", "2048", "--enable-prefix-caching", "--enforce-eager"]
     environment = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1"}
     with served(VLLM, command, f"http://127.0.0.1:{port}", "/health", logs / "vllm.log", environment) as server:
-        yield Contestant(_classify(server.url, "orm"), server)
+        yield ScoringContestant(_classify(server.url, "orm"), server)
 
 
 @contextmanager
@@ -204,7 +204,7 @@ def _plain(folder: Path, logs: Path) -> Any:
     command = [sys.executable, "-m", "loadtest.bench.plain_transformers", str(folder)]
     with answering(PLAIN, command, logs / "transformers.log") as process:
         process.ask([[_FIRST_ID]])
-        yield Contestant(process.ask, process.server)
+        yield ScoringContestant(process.ask, process.server)
 
 
 _START = {OURS: _winnow, VLLM: _vllm, PLAIN: _plain}

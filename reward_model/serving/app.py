@@ -51,7 +51,7 @@ _STATUS: list[tuple[type[RewardModelError], int, str]] = [
 _TYPES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 499: "client_left"}
 
 
-class Scorer:
+class ScorerState:
     """What the handlers need: the engine, its names, the settings, the metrics."""
 
     def __init__(self, model: LoadedModel, settings: ScorerSettings, registry: CollectorRegistry) -> None:
@@ -80,7 +80,7 @@ def create_app(model: LoadedModel, settings: ScorerSettings, registry: Collector
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        scorer = Scorer(model, settings, registry or CollectorRegistry())
+        scorer = ScorerState(model, settings, registry or CollectorRegistry())
         app.state.scorer = scorer
         scorer.engine.batcher.start()
         yield
@@ -164,7 +164,7 @@ async def get_reward(request: Request) -> Response:
 
 async def list_models(request: Request) -> Response:
     """GET /v1/models: what is served, under which names, with which calibrator."""
-    scorer: Scorer = request.app.state.scorer
+    scorer: ScorerState = request.app.state.scorer
     model = scorer.engine.model
     entry = {
         "id": model.id,
@@ -203,9 +203,9 @@ async def metrics(request: Request) -> Response:
     return Response(encode(request.app.state.scorer.metrics.registry), media_type=content_type)
 
 
-async def _read(request: Request, schema: type[S]) -> tuple[Scorer, S]:
+async def _read(request: Request, schema: type[S]) -> tuple[ScorerState, S]:
     """The checked body; BadInput names what is wrong with it."""
-    scorer: Scorer = request.app.state.scorer
+    scorer: ScorerState = request.app.state.scorer
     _authorise(request, scorer.settings.api_key)
     body = bytearray()
     async for part in request.stream():
@@ -268,7 +268,7 @@ async def _unknown_error(request: Request, error: Exception) -> Response:
     return _error(500, "server_error", "the scorer failed; its log has the details", None, {})
 
 
-def _answer(scorer: Scorer, body: dict[str, Any]) -> Response:
+def _answer(scorer: ScorerState, body: dict[str, Any]) -> Response:
     scorer.metrics.requests.labels("ok").inc()
     return _json(body)
 

@@ -62,7 +62,7 @@ class KeyValues:
 
 
 @dataclass
-class Span:
+class TokenSpan:
     """New tokens in the row, from `start` to `end`, that see themselves causally and all of `before`.
 
     `before` holds what the cache has, or spans that stand earlier in the same row. Where `kept` is set, it takes in
@@ -71,16 +71,16 @@ class Span:
 
     start: int
     end: int
-    before: tuple[KeyValues | Span, ...] = ()
+    before: tuple[KeyValues | TokenSpan, ...] = ()
     kept: KeyValues | None = None
 
 
 class Layout:
     """The spans of a row, and for each piece that is seen the runs of neighbouring tokens that see it."""
 
-    def __init__(self, spans: Sequence[Span]) -> None:
+    def __init__(self, spans: Sequence[TokenSpan]) -> None:
         self.spans = spans
-        self.runs: list[tuple[KeyValues | Span, slice]] = []
+        self.runs: list[tuple[KeyValues | TokenSpan, slice]] = []
         last: dict[int, int] = {}
         for span in spans:
             for piece in span.before:
@@ -175,7 +175,7 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool) -> tu
     return (logits - weights.unsqueeze(-1)).exp().to(v.dtype) @ v, weights
 
 
-def _of(piece: KeyValues | Span, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-    if isinstance(piece, Span):
+def _of(piece: KeyValues | TokenSpan, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    if isinstance(piece, TokenSpan):
         return k[:, piece.start : piece.end], v[:, piece.start : piece.end]
     return piece.keys[layer], piece.values[layer]

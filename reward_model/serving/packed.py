@@ -12,7 +12,7 @@ from torch import Tensor
 from reward_model.loaded_model import EnsembleModel, LoadedModel
 from reward_model.model import Pooling, RewardModel
 from reward_model.sequence_classifier import PaddedClassifier
-from reward_model.serving.cascade_attention import KeyValues, Layout, Span, Unsupported, register
+from reward_model.serving.cascade_attention import KeyValues, Layout, TokenSpan, Unsupported, register
 from reward_model.serving.prefix_cache import Ids, Kept, PrefixCache
 
 
@@ -63,7 +63,7 @@ class PackedScorer:
         prompts = {prompt: self.cache.prompt(prompt) for prompt in dict.fromkeys(i.prompt for i in items if i.prompt)}
         begun = [self.cache.completion(item.prompt, item.completion) for item in items]
         self.reused += sum(len(kept[0].ids) for kept in (*prompts.values(), *begun) if kept is not None)
-        rows = [_Row(items, prompts, begun, number) for number in range(len(self._members))]
+        rows = [_PackedRow(items, prompts, begun, number) for number in range(len(self._members))]
         found = torch.zeros(len(items), len(rows))
         if rows[0].ids:
             for number, (member, row) in enumerate(zip(self._members, rows, strict=True)):
@@ -76,7 +76,7 @@ class PackedScorer:
         new = sum(len(prompt) for prompt in {item.prompt for item in items} if prompt not in self.cache)
         return new + sum(len(item.completion) for item in items)
 
-    def _scores(self, member: _Member, row: _Row) -> Tensor:
+    def _scores(self, member: _Member, row: _PackedRow) -> Tensor:
         """[B] of one member."""
         states = member.backbone(
             input_ids=torch.tensor([row.ids], device=self._model.device),
@@ -90,7 +90,7 @@ class PackedScorer:
             scores[places] = member.head(pooled, [row.items[place].locale for place in places]).float().cpu()
         return scores
 
-    def _remember(self, rows: Sequence[_Row]) -> None:
+    def _remember(self, rows: Sequence[_PackedRow]) -> None:
         for prompt in rows[0].prompts:
             self.cache.put_prompt(tuple(_kept(row.prompts[prompt]) for row in rows))
         for place, item in enumerate(rows[0].items):
@@ -100,7 +100,7 @@ class PackedScorer:
                 self.cache.end_completion(item.prompt, item.completion)
 
 
-class _Row:
+class _PackedRow:
     """Prompts that the cache does not have, then the new tokens of each completion, beside those of its prompt."""
 
     def __init__(
@@ -110,10 +110,10 @@ class _Row:
         self.items = items
         self.ids: list[int] = []
         self.positions: list[int] = []
-        self.prompts: dict[Ids, Span] = {}
+        self.prompts: dict[Ids, TokenSpan] = {}
         # Place in `items` -> where its new tokens stand, and what the cache has of the completion before them.
-        self.completions: dict[int, tuple[Span, KeyValues | None]] = {}
-        before: dict[Ids, KeyValues | Span] = {}
+        self.completions: dict[int, tuple[TokenSpan, KeyValues | None]] = {}
+        before: dict[Ids, KeyValues | TokenSpan] = {}
         for prompt, cached in prompts.items():
             if cached is not None:
                 before[prompt] = cached[member]
@@ -134,11 +134,11 @@ class _Row:
                 )
                 self.completions[place] = (span, known)
 
-    def _place(self, ids: Ids, position: int, before: tuple[KeyValues | Span, ...], kept: int) -> Span:
+    def _place(self, ids: Ids, position: int, before: tuple[KeyValues | TokenSpan, ...], kept: int) -> TokenSpan:
         start = len(self.ids)
         self.ids += ids
         self.positions += range(position, position + len(ids))
-        return Span(start, len(self.ids), before, KeyValues(ids[:kept]) if kept else None)
+        return TokenSpan(start, len(self.ids), before, KeyValues(ids[:kept]) if kept else None)
 
     def grown(self, place: int) -> KeyValues:
         """What is known now of a completion that grows."""
@@ -171,7 +171,7 @@ def _member(module: Any) -> _Member:
     return member
 
 
-def _pooled(pooling: Pooling, states: Tensor, span: Span, known: KeyValues | None) -> Tensor:
+def _pooled(pooling: Pooling, states: Tensor, span: TokenSpan, known: KeyValues | None) -> Tensor:
     """[H] in fp32: what the head reads of a completion whose last tokens are `span`."""
     new = states[span.start : span.end]
     if span.kept is not None:
@@ -182,6 +182,6 @@ def _pooled(pooling: Pooling, states: Tensor, span: Span, known: KeyValues | Non
     return torch.cat([*before, new]).float().mean(0)
 
 
-def _kept(span: Span) -> KeyValues:
+def _kept(span: TokenSpan) -> KeyValues:
     assert span.kept is not None
     return span.kept

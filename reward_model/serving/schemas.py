@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from reward_model.formatting import Completion, Message
 
 
-class Candidate(Completion):
+class CompletionToScore(Completion):
     """A completion to score; `index` comes back with its result."""
 
     index: int | None = None
@@ -21,7 +21,7 @@ class ScoreRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     prompt: Annotated[list[Message], Field(min_length=1)]
-    completions: Annotated[list[str | Candidate], Field(min_length=1)]
+    completions: Annotated[list[str | CompletionToScore], Field(min_length=1)]
     orm: str | None = None
     route: str | None = Field(None, description="Picks the calibrator, where the checkpoint has one for this route.")
     locale: str | None = Field(None, description="Picks the head, where the checkpoint has one for this locale.")
@@ -38,9 +38,9 @@ class ScoreRequest(BaseModel):
             raise ValueError("two completions have the same index")
         return self
 
-    def candidates(self) -> list[Candidate]:
+    def candidates(self) -> list[CompletionToScore]:
         """Completions as objects, each with an index."""
-        found = [c if isinstance(c, Candidate) else Candidate(content=c) for c in self.completions]
+        found = [c if isinstance(c, CompletionToScore) else CompletionToScore(content=c) for c in self.completions]
         return [c if c.index is not None else c.model_copy(update={"index": i}) for i, c in enumerate(found)]
 
 

@@ -72,7 +72,7 @@ def calibrate(
         from reward_model.training.calibration_report import calibration_report
         from reward_model.training.labelled import labelled, shared_selection
         from reward_model.training.partial_scores import MARKS, MIN_PROMPTS, measure_partial, score_partial
-        from reward_model.training.replay import ENDED, Judged, measure_candidates, replay, trade_off
+        from reward_model.training.replay import ENDED, JudgedPool, measure_candidates, replay, trade_off
         from reward_model.training.scoring import API_KEY_VARIABLE, own_scorer, scored_by
 
         # What can be refused is refused before a scorer is started in vain.
@@ -93,7 +93,7 @@ def calibrate(
         plain = calibration.calibrate(orm, replies, scores, how)
         if known is not None:
             spread = measure_candidates(replies, scores)
-            judged = Judged(replies, scores, partial, known, spread, plain.curve)
+            judged = JudgedPool(replies, scores, partial, known, spread, plain.curve)
             for rule in rules:
                 stopped = replay(rule, judged)
                 own = calibration.calibrate(orm, replies, scores, how, rule.name, stopped != ENDED)

@@ -20,7 +20,7 @@ Origin = Literal["human", "policy", "older_policy", "teacher", "authored"]
 Label = Literal["human", "judge", "authored", "review", "audit"]
 
 
-class _Row(BaseModel):
+class _LabelledRow(BaseModel):
     model_config = ConfigDict(extra="ignore", populate_by_name=True)
 
     id: str
@@ -55,7 +55,7 @@ class Ratings(BaseModel):
     rejected: float | None = Field(None, ge=1, le=5)
 
 
-class Pair(_Row):
+class Pair(_LabelledRow):
     """Two replies to one prompt, the better one first."""
 
     chosen: str | Completion
@@ -115,7 +115,7 @@ class HowSelected(BaseModel):
     index: int | None = None
 
 
-class LabelledReply(_Row):
+class LabelledReply(_LabelledRow):
     """One reply that somebody judged: would a reviewer send it?"""
 
     completion: str | Completion
@@ -140,7 +140,7 @@ class LabelledReply(_Row):
         return (self.group, *(f"{message.role}:{message.text()}" for message in self.prompt))
 
 
-Row = TypeVar("Row", bound=_Row)
+Row = TypeVar("Row", bound=_LabelledRow)
 
 
 def as_completion(value: str | Completion) -> Completion:
@@ -183,7 +183,7 @@ def by_split(pairs: Iterable[Pair]) -> dict[Split, list[Pair]]:
     return splits
 
 
-def digest(rows: Sequence[_Row]) -> str:
+def digest(rows: Sequence[_LabelledRow]) -> str:
     """SHA-256 over the sorted ids: which rows, whatever their order."""
     return hashlib.sha256("\n".join(sorted(row.id for row in rows)).encode()).hexdigest()
 

@@ -68,7 +68,7 @@ def check(
 
     with clear_errors():
         files = [read_file(path) for path in pairs]
-        limits = checking.Limits(min_agreement, min_bucket, max_longer_wins, similarity=similarity)
+        limits = checking.DataLimits(min_agreement, min_bucket, max_longer_wins, similarity=similarity)
         result = checking.check(files, limits, one_set)
         if html is not None:
             check_report(result).write(html)
@@ -138,13 +138,13 @@ def pairs(
     interrupted goes on where it stopped when the same command is given again.
     """
     with clear_errors():
-        from reward_model.training.curation.endpoints import Sampling
+        from reward_model.training.curation.endpoints import SamplingParameters
         from reward_model.training.curation.generate import generate
         from reward_model.training.curation.prompts import read_prompts
 
         targets = _endpoints(policy=policy, older_policy=older, teacher=teacher)
         rows = read_prompts(prompts, reference_origin, reference_label)
-        how = Sampling(n, temperature, top_p, max_tokens, seed)
+        how = SamplingParameters(n, temperature, top_p, max_tokens, seed)
         report = generate(rows, targets, how, out, concurrency, progress=_progress(len(rows)))
     print(json.dumps(report, ensure_ascii=False))
 

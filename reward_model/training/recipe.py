@@ -14,11 +14,11 @@ from reward_model.model import Pooling
 from reward_model.training.losses import LossRecipe
 
 
-class _Section(BaseModel):
+class _RecipeSection(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Source(_Section):
+class Source(_RecipeSection):
     """One file of pairs: `preferences/NAME.jsonl[.gz]` of the data folder, or `path`."""
 
     path: Path | None = Field(None, description="The file, relative to the recipe.")
@@ -27,7 +27,7 @@ class Source(_Section):
     ties: bool = Field(False, description="Learn from ties too: for a loss with a place for them, or soft labels.")
 
 
-class ModelRecipe(_Section):
+class ModelRecipe(_RecipeSection):
     """What is kept of the base, and what is learned on top."""
 
     base: str = Field("bundled", description="`bundled`, or a folder: the SFT checkpoint, a causal model, an encoder.")
@@ -45,7 +45,7 @@ class ModelRecipe(_Section):
     )
 
 
-class OptimRecipe(_Section):
+class OptimRecipe(_RecipeSection):
     """AdamW with a cosine schedule."""
 
     epochs: float = Field(2.0, gt=0)
@@ -67,14 +67,14 @@ class OptimRecipe(_Section):
     seed: int = 7
 
 
-class EnsembleRecipe(_Section):
+class EnsembleRecipe(_RecipeSection):
     """Members that learn from different shards of the groups, served as one conservative score."""
 
     members: int = Field(2, gt=1)
     deviations: float = Field(1.0, ge=0, description="The score is the members' mean less so many deviations.")
 
 
-class Recipe(_Section):
+class Recipe(_RecipeSection):
     """A run: `id` is the checkpoint it makes, name@version."""
 
     id: str = Field(pattern=r"^[A-Za-z0-9._-]+@[A-Za-z0-9._-]+$")

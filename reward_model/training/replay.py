@@ -20,7 +20,7 @@ ENDED = -1
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedPool:
     """Candidates with their final scores, their scores at marks (nan where a reply is no longer than that), and what a
     rule may know of such scores."""
 
@@ -44,7 +44,7 @@ def measure_candidates(replies: Sequence[LabelledReply], scores: Floats) -> Cand
     )
 
 
-def replay(rule: StoppingRule, judged: Judged) -> NDArray[np.int64]:
+def replay(rule: StoppingRule, judged: JudgedPool) -> NDArray[np.int64]:
     """The tokens at which the rule would have stopped each reply (0: it would not have begun it), `ENDED` for the rest.
 
     The candidates of a wave are taken to be decoded in step, a token of each at a time.
@@ -61,7 +61,7 @@ def replay(rule: StoppingRule, judged: Judged) -> NDArray[np.int64]:
     return stopped
 
 
-def _replay_prompt(rule: StoppingRule, judged: Judged, places: Sequence[int], stopped: NDArray[np.int64]) -> None:
+def _replay_prompt(rule: StoppingRule, judged: JudgedPool, places: Sequence[int], stopped: NDArray[np.int64]) -> None:
     begun = 0
     for size in rule.waves_of(len(places)):
         wave = places[begun:size]
@@ -75,7 +75,7 @@ def _replay_prompt(rule: StoppingRule, judged: Judged, places: Sequence[int], st
 
 
 def _replay_wave(
-    rule: StoppingRule, judged: Judged, begun: Sequence[int], wave: Sequence[int], stopped: NDArray[np.int64]
+    rule: StoppingRule, judged: JudgedPool, begun: Sequence[int], wave: Sequence[int], stopped: NDArray[np.int64]
 ) -> bool:
     """Whether one of the wave was accepted, which ends it all."""
     length = {i: judged.replies[i].completion_tokens or 0 for i in wave}
@@ -93,7 +93,7 @@ def _replay_wave(
     return False
 
 
-def _accepted(rule: StoppingRule, judged: Judged, place: int) -> bool:
+def _accepted(rule: StoppingRule, judged: JudgedPool, place: int) -> bool:
     if rule.accept_from is None or judged.replies[place].finish_reason == "length":
         return False
     return bool(judged.curve.on(judged.scores[place]) >= rule.accept_from)

@@ -56,7 +56,7 @@ class World(NamedTuple):
         return self.scores.ravel(), self.labels.ravel()
 
 
-class Outcome(NamedTuple):
+class SimulatedWeek(NamedTuple):
     """How one rule did on fresh winners; intervals of 95 %, over the simulated worlds."""
 
     case: Case
@@ -94,7 +94,9 @@ def tested_threshold(scores: Floats, labels: Labels, wanted: float) -> float:
     return float("inf") if found is None else found
 
 
-def simulate(case: Case, seeds: int = 100, prompts: int = 2000, n: int = 8, wanted: float = WANTED) -> list[Outcome]:
+def simulate(
+    case: Case, seeds: int = 100, prompts: int = 2000, n: int = 8, wanted: float = WANTED
+) -> list[SimulatedWeek]:
     """What each rule's threshold, from `prompts` labelled prompts, does with winners of fresh prompts."""
     precisions: dict[Rule, list[float]] = {}
     shares: dict[Rule, list[float]] = {}
@@ -117,7 +119,9 @@ def _thresholds(known: World, wanted: float) -> dict[Rule, float]:
     }
 
 
-def _outcome(case: Case, rule: Rule, n: int, wanted: float, precisions: list[float], shares: list[float]) -> Outcome:
+def _outcome(
+    case: Case, rule: Rule, n: int, wanted: float, precisions: list[float], shares: list[float]
+) -> SimulatedWeek:
     found = np.array([value for value in precisions if not np.isnan(value)])
     short = int((found < wanted).sum())
     low, high = wilson(short, len(precisions))
@@ -127,7 +131,7 @@ def _outcome(case: Case, rule: Rule, n: int, wanted: float, precisions: list[flo
     if len(found) > 1:
         half = 1.96 * float(found.std(ddof=1)) / len(found) ** 0.5
         interval = (round(float(found.mean()) - half, 4), round(float(found.mean()) + half, 4))
-    return Outcome(
+    return SimulatedWeek(
         case=case,
         rule=rule,
         n=n,
@@ -143,7 +147,7 @@ def _outcome(case: Case, rule: Rule, n: int, wanted: float, precisions: list[flo
 HEADER = ("case", "threshold from", "wanted", "precision on fresh winners", "accepted", "worlds that fall short")
 
 
-def rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
+def rows(outcomes: Sequence[SimulatedWeek]) -> list[list[str]]:
     """Cells of the table, one row an outcome."""
     return [
         [
@@ -158,13 +162,13 @@ def rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
     ]
 
 
-def markdown(outcomes: Sequence[Outcome]) -> str:
+def markdown(outcomes: Sequence[SimulatedWeek]) -> str:
     """The table for a document."""
     lines = [HEADER, ("---",) * len(HEADER), *rows(outcomes)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def simulation_report(outcomes: Sequence[Outcome]) -> Report:
+def simulation_report(outcomes: Sequence[SimulatedWeek]) -> Report:
     """The same as a page, with the precisions drawn."""
     report = Report("Thresholds from all candidates and from winners")
     for paragraph in str(__doc__).split("\n\n")[1:]:

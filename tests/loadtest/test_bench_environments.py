@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.bench.environments import Recipe, environment
+from loadtest.bench.environments import EnvironmentRecipe, environment
 from loadtest.bench.processes import BenchError
 
 
@@ -33,19 +33,19 @@ def imports(place: Path, name: str) -> bool:
 def test_an_environment_is_made_once_and_anew_when_its_recipe_changes(tmp_path: Path) -> None:
     said: list[str] = []
     one, lone = wheel(tmp_path, "peer_one"), wheel(tmp_path, "peer_alone", needs="nobody-has-this==9.9")
-    place = environment(tmp_path / "all", "peer", Recipe((one,)), said.append)
+    place = environment(tmp_path / "all", "peer", EnvironmentRecipe((one,)), said.append)
     assert imports(place, "peer_one")
     assert not imports(place, "pytest")
-    assert environment(tmp_path / "all", "peer", Recipe((one,)), said.append) == place
+    assert environment(tmp_path / "all", "peer", EnvironmentRecipe((one,)), said.append) == place
     assert len(said) == 1
-    environment(tmp_path / "all", "peer", Recipe((one,), alone=(lone,)), said.append)
+    environment(tmp_path / "all", "peer", EnvironmentRecipe((one,), alone=(lone,)), said.append)
     assert imports(place, "peer_alone")
     assert len(said) == 2
 
 
 def test_what_pip_cannot_install_is_said_and_tried_again_the_next_time(tmp_path: Path) -> None:
     said: list[str] = []
-    recipe = Recipe(("--no-index", str(tmp_path / "missing-1.0-py3-none-any.whl")))
+    recipe = EnvironmentRecipe(("--no-index", str(tmp_path / "missing-1.0-py3-none-any.whl")))
     for _ in range(2):
         with pytest.raises(BenchError, match=r"environment of peer cannot be made: (.|\n)*missing"):
             environment(tmp_path, "peer", recipe, said.append)

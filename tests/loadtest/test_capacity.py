@@ -9,18 +9,20 @@ from dataclasses import replace
 import pytest
 
 from loadtest.capacity import Sweep, sweep
-from loadtest.client import Outcome
-from loadtest.report import Limits, Report, summarise
-from loadtest.run import Result
+from loadtest.client import RequestOutcome
+from loadtest.report import LoadLimits, LoadReport, summarise
+from loadtest.run import LoadResult
 
 
-def holding(capacity: float, asked: list[float]) -> Callable[[float], Awaitable[Report]]:
+def holding(capacity: float, asked: list[float]) -> Callable[[float], Awaitable[LoadReport]]:
     """A target that answers within its 100 ms up to `capacity` requests a second."""
 
-    async def measure(rate: float) -> Report:
+    async def measure(rate: float) -> LoadReport:
         asked.append(rate)
         latency = 50.0 if rate <= capacity else 500.0
-        return summarise(Result([Outcome("default", latency, 0.0)], 1.0, False), Limits(1000.0, p95_ms=100.0))
+        return summarise(
+            LoadResult([RequestOutcome("default", latency, 0.0)], 1.0, False), LoadLimits(1000.0, p95_ms=100.0)
+        )
 
     return measure
 
@@ -49,7 +51,7 @@ def test_a_run_stopped_by_hand_ends_the_sweep() -> None:
     asked: list[float] = []
     met = holding(100.0, asked)
 
-    async def stopped_at_the_second(rate: float) -> Report:
+    async def stopped_at_the_second(rate: float) -> LoadReport:
         report = await met(rate)
         return replace(report, interrupted=len(asked) == 2)
 

@@ -11,14 +11,14 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from loadtest.client import Outcome, Target, ask, check, parse_server_timing
+from loadtest.client import RequestOutcome, Target, ask, check, parse_server_timing
 from loadtest.errors import BadTarget
 from loadtest.workload import Arrival
 
 BILLING = Arrival(0.0, "billing", "Why was I charged twice?")
 
 
-async def measure(server: Any, *, late_s: float = 0.0, timeout_s: float = 5.0, url: str = "") -> Outcome:
+async def measure(server: Any, *, late_s: float = 0.0, timeout_s: float = 5.0, url: str = "") -> RequestOutcome:
     target = Target.parse(url or server.url, model="winnow", max_tokens=96, api_key="secret")
     async with aiohttp.ClientSession(headers=target.headers()) as session:
         scheduled = asyncio.get_running_loop().time() - late_s

@@ -7,15 +7,15 @@ import json
 import pytest
 from rich.console import Console
 
-from loadtest.client import Outcome
-from loadtest.report import Limits, Objective, render, spread, summarise
-from loadtest.run import Result
+from loadtest.client import RequestOutcome
+from loadtest.report import LoadLimits, Objective, render, spread, summarise
+from loadtest.run import LoadResult
 
-NO_LIMITS = Limits(deadline_ms=1000)
+NO_LIMITS = LoadLimits(deadline_ms=1000)
 
 
-def result(*outcomes: Outcome, elapsed_s: float = 10.0, interrupted: bool = False) -> Result:
-    return Result(list(outcomes), elapsed_s, interrupted)
+def result(*outcomes: RequestOutcome, elapsed_s: float = 10.0, interrupted: bool = False) -> LoadResult:
+    return LoadResult(list(outcomes), elapsed_s, interrupted)
 
 
 def test_percentiles_lie_linearly_between_ranks() -> None:
@@ -29,12 +29,12 @@ def test_percentiles_lie_linearly_between_ranks() -> None:
 def test_goodput_errors_and_latency() -> None:
     report = summarise(
         result(
-            Outcome("default", 200, 1, completion_tokens=5),
-            Outcome("default", 1000, 0, completion_tokens=6),
-            Outcome("billing", 1001, 0, completion_tokens=80),
-            Outcome("fraud", 3000, 0, error="timeout"),
-            Outcome("default", 2, 0, error="http_429"),
-            Outcome("default", 0, 0, error="cancelled"),
+            RequestOutcome("default", 200, 1, completion_tokens=5),
+            RequestOutcome("default", 1000, 0, completion_tokens=6),
+            RequestOutcome("billing", 1001, 0, completion_tokens=80),
+            RequestOutcome("fraud", 3000, 0, error="timeout"),
+            RequestOutcome("default", 2, 0, error="http_429"),
+            RequestOutcome("default", 0, 0, error="cancelled"),
         ),
         NO_LIMITS,
     )
@@ -52,9 +52,9 @@ def test_goodput_errors_and_latency() -> None:
 def test_routes_decisions_and_stages_are_told_by_kind() -> None:
     report = summarise(
         result(
-            Outcome("billing", 9, 0, None, "billing", "accept", None, 1, {"route": 1.0, "sampling": 8.0}),
-            Outcome("billing", 9, 0, None, "default", "passthrough", "deadline", 1, {"route": 3.0}),
-            Outcome("default", 9, 0),
+            RequestOutcome("billing", 9, 0, None, "billing", "accept", None, 1, {"route": 1.0, "sampling": 8.0}),
+            RequestOutcome("billing", 9, 0, None, "default", "passthrough", "deadline", 1, {"route": 3.0}),
+            RequestOutcome("default", 9, 0),
         ),
         NO_LIMITS,
     )
@@ -66,8 +66,8 @@ def test_routes_decisions_and_stages_are_told_by_kind() -> None:
 
 
 def test_objectives_met_at_the_limit_and_missed_above_it() -> None:
-    run = result(Outcome("billing", 100, 0), Outcome("default", 300, 0))
-    limits = Limits(250, error_rate=0, p95_ms=290, high_stakes_p95_ms=100, goodput_share=0.5)
+    run = result(RequestOutcome("billing", 100, 0), RequestOutcome("default", 300, 0))
+    limits = LoadLimits(250, error_rate=0, p95_ms=290, high_stakes_p95_ms=100, goodput_share=0.5)
     report = summarise(run, limits)
     assert report.objectives == [
         Objective("error_rate", 0, 0, True),
@@ -76,26 +76,28 @@ def test_objectives_met_at_the_limit_and_missed_above_it() -> None:
         Objective("goodput_share", 0.5, 0.5, True),
     ]
     assert report.met
-    assert not summarise(run, Limits(250, p95_ms=289.9)).met
-    assert not summarise(run, Limits(250, goodput_share=0.51)).met
+    assert not summarise(run, LoadLimits(250, p95_ms=289.9)).met
+    assert not summarise(run, LoadLimits(250, goodput_share=0.51)).met
 
 
 def test_an_objective_without_a_measurement_is_missed() -> None:
-    run = result(Outcome("billing", 1, 0, error="http_503"))
-    report = summarise(run, Limits(1000, error_rate=1, high_stakes_p95_ms=1000))
+    run = result(RequestOutcome("billing", 1, 0, error="http_503"))
+    report = summarise(run, LoadLimits(1000, error_rate=1, high_stakes_p95_ms=1000))
     assert [objective.met for objective in report.objectives] == [True, False]
 
 
 def test_a_run_stopped_before_any_answer_can_be_told() -> None:
-    report = summarise(result(Outcome("billing", 0, 0, error="cancelled"), interrupted=True), Limits(1, 0.01))
+    report = summarise(
+        result(RequestOutcome("billing", 0, 0, error="cancelled"), interrupted=True), LoadLimits(1, 0.01)
+    )
     assert (report.answered, report.error_rate, report.objectives) == (0, 0, [])
     json.dumps(report.as_json(), allow_nan=False)
 
 
 def test_the_table_names_what_was_missed() -> None:
     report = summarise(
-        result(Outcome("billing", 100, 0, None, "billing", "accept", None, 1, {"sampling": 5.0})),
-        Limits(50, error_rate=0.01, p95_ms=99),
+        result(RequestOutcome("billing", 100, 0, None, "billing", "accept", None, 1, {"sampling": 5.0})),
+        LoadLimits(50, error_rate=0.01, p95_ms=99),
     )
     console = Console(record=True, width=100, file=None, quiet=False)
     with console.capture() as shown:

@@ -14,7 +14,7 @@ from reward_model.errors import BadInput
 from reward_model.jsonl import read_jsonl
 from reward_model.training.curation.build_recipe import BuildRecipe, load_build_recipe, source_file
 from reward_model.training.curation.draw import draw
-from reward_model.training.curation.screen import Candidate, alternate_order, candidate, screen, to_judge_again
+from reward_model.training.curation.screen import ScreenedPair, alternate_order, candidate, screen, to_judge_again
 from reward_model.training.curation.writing import write_rows
 from reward_model.training.data import Pair, Split, digest, parse_row
 
@@ -56,12 +56,12 @@ def build(recipe_path: Path, out: Path, data: Path | None = None) -> dict[str, A
     return manifest
 
 
-def _read(name: str, file: Path, recipe: BuildRecipe) -> Iterable[Candidate]:
+def _read(name: str, file: Path, recipe: BuildRecipe) -> Iterable[ScreenedPair]:
     for number, raw in read_jsonl(str(file)):
         yield candidate(name, raw, parse_row(raw, Pair, f"{file}, line {number}"), recipe)
 
 
-def _write(made: Path, candidates: Sequence[Candidate], recipe: BuildRecipe) -> dict[str, Any]:
+def _write(made: Path, candidates: Sequence[ScreenedPair], recipe: BuildRecipe) -> dict[str, Any]:
     """Write all rows; for each file its digests, for each split what is in it."""
     outputs: dict[str, Any] = {}
     for split in get_args(Split):
@@ -86,7 +86,7 @@ def _write(made: Path, candidates: Sequence[Candidate], recipe: BuildRecipe) -> 
     return outputs
 
 
-def _input(file: Path, name: str, candidates: Sequence[Candidate]) -> dict[str, Any]:
+def _input(file: Path, name: str, candidates: Sequence[ScreenedPair]) -> dict[str, Any]:
     mine = [one for one in candidates if one.source == name]
     return {
         "file": file.name,
@@ -97,7 +97,7 @@ def _input(file: Path, name: str, candidates: Sequence[Candidate]) -> dict[str, 
     }
 
 
-def _by_bucket(candidates: Sequence[Candidate]) -> dict[str, Any]:
+def _by_bucket(candidates: Sequence[ScreenedPair]) -> dict[str, Any]:
     """Pairs that were read, that may be trained on, and that were written, by split too; sorted by name."""
     read = Counter(one.pair.bucket for one in candidates)
     usable = Counter(one.pair.bucket for one in candidates if one.dropped in (None, "not_drawn"))

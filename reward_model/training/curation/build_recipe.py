@@ -12,11 +12,11 @@ from reward_model.errors import BadInput
 from reward_model.training.data import Label
 
 
-class _Section(BaseModel):
+class _BuildSection(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class PairSource(_Section):
+class PairSource(_BuildSection):
     """One file of pairs: `preferences/NAME.jsonl[.gz]` of the data folder, or `path`."""
 
     path: Path | None = Field(None, description="The file, relative to the recipe.")
@@ -24,14 +24,14 @@ class PairSource(_Section):
     buckets: dict[str, str] = Field(default_factory=dict, description="New names of the source's buckets.")
 
 
-class Bucket(_Section):
+class Bucket(_BuildSection):
     """How many pairs of a bucket are wanted."""
 
     share: float | None = Field(None, gt=0, le=1, description="Of the total; without it, as many as its size earns.")
     floor: int | None = Field(None, ge=0, description="At least so many, as far as they exist.")
 
 
-class Control(_Section):
+class Control(_BuildSection):
     """Pairs that teach what does not make a winner: those of `sources`, and those of a rule."""
 
     rate: float = Field(gt=0, lt=1, description="Their share of the total, at least.")
@@ -48,14 +48,14 @@ class Control(_Section):
         return self
 
 
-class Agreement(_Section):
+class Agreement(_BuildSection):
     """What votes decide; a pair with fewer than two is left as it is."""
 
     min: float = Field(0.6, ge=0, le=1, description="Pairs on whose outcome a smaller share agrees are dropped.")
     soft_labels: bool = Field(True, description="Write the votes' share for the winner as `strength`.")
 
 
-class Splits(_Section):
+class Splits(_BuildSection):
     """Shares of the groups that are held out; the hash of a group's name decides."""
 
     validation: float = Field(0.1, ge=0, lt=1)
@@ -71,7 +71,7 @@ class Splits(_Section):
         return self
 
 
-class BuildRecipe(_Section):
+class BuildRecipe(_BuildSection):
     """A curated set."""
 
     seed: int = 7

@@ -23,7 +23,7 @@ _RATIOS = (0.0, 0.25, 0.5, 0.67, 0.8, 0.95, 1.05, 1.25, 1.5, 2.0, 4.0, inf)
 
 
 @dataclass(frozen=True)
-class Limits:
+class DataLimits:
     """Where a figure becomes a warning."""
 
     min_agreement: float = 0.7
@@ -33,13 +33,13 @@ class Limits:
     similarity: float = 0.8
 
 
-def check(files: Sequence[PairFile], limits: Limits | None = None, one_set: bool = False) -> dict[str, Any]:
+def check(files: Sequence[PairFile], limits: DataLimits | None = None, one_set: bool = False) -> dict[str, Any]:
     """Figures and warnings over the pairs of all files, as one JSON-ready object.
 
     Several files are splits of each other, named as `split_names` says. A single one, or several that are
     `one_set`, is split as training does it: by the split that a pair names, else by its group's hash.
     """
-    limits = limits or Limits()
+    limits = limits or DataLimits()
     pairs = [pair for file in files for pair in file.pairs]
     places = [f"{file.path}:{line}" for file in files for line in file.lines]
     splits = _splits(files, one_set)

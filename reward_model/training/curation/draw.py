@@ -11,13 +11,13 @@ from typing import Any
 from reward_model.errors import BadInput
 from reward_model.training.curation.bias import reply_lengths
 from reward_model.training.curation.build_recipe import Bucket, BuildRecipe, Control
-from reward_model.training.curation.screen import Candidate
+from reward_model.training.curation.screen import ScreenedPair
 
 # A weight so small that others are served first.
 _LAST = 1e-9
 
 
-def draw(candidates: Sequence[Candidate], recipe: BuildRecipe) -> dict[str, Any]:
+def draw(candidates: Sequence[ScreenedPair], recipe: BuildRecipe) -> dict[str, Any]:
     """Drop with `not_drawn` what the recipe's total has no room for; returns wanted, found and drawn by control.
 
     Groups come in an order by the hash of seed and name, so that a set which grows changes as little as it
@@ -44,7 +44,7 @@ def draw(candidates: Sequence[Candidate], recipe: BuildRecipe) -> dict[str, Any]
     return report
 
 
-def _place(one: Candidate, seed: int) -> str:
+def _place(one: ScreenedPair, seed: int) -> str:
     return hashlib.sha256(f"{seed}:{one.pair.group}".encode("utf-8", "replace")).hexdigest()
 
 
@@ -55,7 +55,7 @@ def _reachable(recipe: BuildRecipe, others: int) -> int:
     return recipe.total if rate >= 1 else min(recipe.total, floor(others / (1 - rate)))
 
 
-def _controls(pool: Sequence[Candidate], recipe: BuildRecipe, total: int) -> tuple[set[int], dict[str, Any]]:
+def _controls(pool: Sequence[ScreenedPair], recipe: BuildRecipe, total: int) -> tuple[set[int], dict[str, Any]]:
     taken: set[int] = set()
     report: dict[str, Any] = {}
     for name, control in recipe.controls.items():
@@ -68,7 +68,7 @@ def _controls(pool: Sequence[Candidate], recipe: BuildRecipe, total: int) -> tup
     return taken, report
 
 
-def _serves(one: Candidate, control: Control) -> bool:
+def _serves(one: ScreenedPair, control: Control) -> bool:
     """Whether a decided pair is one that the control names."""
     if one.pair.outcome == "tie":
         return False

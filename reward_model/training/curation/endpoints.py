@@ -39,7 +39,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingParameters:
     """How every reply is sampled; reply i of a prompt has a seed of its own."""
 
     n: int = 2
@@ -83,7 +83,7 @@ async def with_model(client: httpx.AsyncClient, target: Endpoint) -> Endpoint:
 
 
 async def sample(
-    client: httpx.AsyncClient, target: Endpoint, prompt: Sequence[Message], how: Sampling, seed: int
+    client: httpx.AsyncClient, target: Endpoint, prompt: Sequence[Message], how: SamplingParameters, seed: int
 ) -> Sample:
     """One reply; raises Refused when this prompt is not wanted, RewardModelError when the endpoint does not work."""
     body = {

@@ -19,7 +19,7 @@ from typing import Any
 
 from reward_model.errors import BadInput, RewardModelError
 from reward_model.formatting import Completion
-from reward_model.training.curation.endpoints import Endpoint, Refused, Sample, Sampling, sample, with_model
+from reward_model.training.curation.endpoints import Endpoint, Refused, Sample, SamplingParameters, sample, with_model
 from reward_model.training.curation.prompts import PromptRow
 from reward_model.training.curation.writing import json_line, write_rows
 from reward_model.training.data import Origin, Pair
@@ -36,7 +36,7 @@ Reply = tuple[Origin, int, Sample]
 def generate(
     prompts: Sequence[PromptRow],
     endpoints: Sequence[Endpoint],
-    how: Sampling,
+    how: SamplingParameters,
     out: Path,
     concurrency: int = 8,
     progress: Callable[[int], None] | None = None,
@@ -70,7 +70,7 @@ def _first(group: ExceptionGroup[RewardModelError]) -> RewardModelError:
 async def _sample_all(
     prompts: Sequence[PromptRow],
     endpoints: Sequence[Endpoint],
-    how: Sampling,
+    how: SamplingParameters,
     journal: Path,
     concurrency: int,
     progress: Callable[[int], None] | None,
@@ -203,7 +203,7 @@ def _seed(*parts: Any) -> int:
     return _hash(":".join(map(str, parts))) & 0x7FFFFFFF
 
 
-def _settings(prompts: Sequence[PromptRow], endpoints: Sequence[Endpoint], how: Sampling) -> dict[str, Any]:
+def _settings(prompts: Sequence[PromptRow], endpoints: Sequence[Endpoint], how: SamplingParameters) -> dict[str, Any]:
     """What an interrupted run must share with the one that goes on."""
     asked = hashlib.sha256(b"".join(json_line(row.model_dump(mode="json")) for row in prompts)).hexdigest()
     return {"prompts": asked, "sampling": asdict(how), "models": {target.origin: target.model for target in endpoints}}

@@ -19,7 +19,7 @@ _TIE = "\0tie"
 
 
 @dataclass
-class Candidate:
+class ScreenedPair:
     """A row of a source on its way into the set: `changes` are written over it, `dropped` says why it stays out."""
 
     source: str
@@ -49,7 +49,7 @@ class Candidate:
         return [sides[vote.vote] for vote in self.pair.annotators]
 
 
-def candidate(source: str, raw: dict[str, Any], pair: Pair, recipe: BuildRecipe) -> Candidate:
+def candidate(source: str, raw: dict[str, Any], pair: Pair, recipe: BuildRecipe) -> ScreenedPair:
     """A row with its source's defaults, and the split of its group."""
     rules, splits = recipe.sources[source], recipe.splits
     changes: dict[str, Any] = {}
@@ -61,10 +61,10 @@ def candidate(source: str, raw: dict[str, Any], pair: Pair, recipe: BuildRecipe)
         changes["source"] = source
     split = pair.split or split_of(pair.group, (splits.validation, splits.test))
     changed = pair.model_copy(update=changes)
-    return Candidate(source, raw, changed, texts(pair), split, changes={**changes, "split": split})
+    return ScreenedPair(source, raw, changed, texts(pair), split, changes={**changes, "split": split})
 
 
-def screen(candidates: Sequence[Candidate], recipe: BuildRecipe) -> None:
+def screen(candidates: Sequence[ScreenedPair], recipe: BuildRecipe) -> None:
     """Drop what cannot be learned from, and let the votes decide the rest.
 
     Raises BadInput for a group whose pairs name two splits.
@@ -79,19 +79,19 @@ def screen(candidates: Sequence[Candidate], recipe: BuildRecipe) -> None:
     _drop_leaking(_kept(candidates), recipe.splits.near_prompts)
 
 
-def copies_of(candidates: Iterable[Candidate]) -> list[list[Candidate]]:
+def copies_of(candidates: Iterable[ScreenedPair]) -> list[list[ScreenedPair]]:
     """Kept candidates with the same prompt and the same two replies, together."""
-    groups: dict[tuple[str, ...], list[Candidate]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[ScreenedPair]] = defaultdict(list)
     for one in _kept(candidates):
         groups[one.texts.key].append(one)
     return list(groups.values())
 
 
-def _kept(candidates: Iterable[Candidate]) -> list[Candidate]:
+def _kept(candidates: Iterable[ScreenedPair]) -> list[ScreenedPair]:
     return [one for one in candidates if one.dropped is None]
 
 
-def _one_split_a_group(candidates: Sequence[Candidate]) -> None:
+def _one_split_a_group(candidates: Sequence[ScreenedPair]) -> None:
     splits: dict[str, Split] = {}
     for one in candidates:
         if splits.setdefault(one.pair.group, one.split) != one.split:
@@ -101,7 +101,7 @@ def _one_split_a_group(candidates: Sequence[Candidate]) -> None:
             )
 
 
-def _drop_useless(candidates: Sequence[Candidate]) -> None:
+def _drop_useless(candidates: Sequence[ScreenedPair]) -> None:
     ids: set[str] = set()
     for one in candidates:
         if one.pair.id in ids:
@@ -115,7 +115,7 @@ def _drop_useless(candidates: Sequence[Candidate]) -> None:
             one.drop("empty_winner")
 
 
-def _settle(copies: Sequence[Candidate], recipe: BuildRecipe) -> None:
+def _settle(copies: Sequence[ScreenedPair], recipe: BuildRecipe) -> None:
     """Let all votes on a pair decide: who judged a copy without naming annotators counts as one of them."""
     votes = [vote for one in copies for vote in one.votes() or [one.verdict()]]
     if len(votes) < 2:
@@ -139,12 +139,12 @@ def _settle(copies: Sequence[Candidate], recipe: BuildRecipe) -> None:
             one.changes["strength"] = round((votes.count(winner) + votes.count(_TIE) / 2) / len(votes), 4)
 
 
-def _winner_always_first(copies: Sequence[Candidate]) -> bool:
+def _winner_always_first(copies: Sequence[ScreenedPair]) -> bool:
     """Judged more than once, and each time the winner was shown first: it may have won by its place."""
     return len(copies) > 1 and all(one.pair.outcome == "win" and one.pair.shown_first == "chosen" for one in copies)
 
 
-def _drop_leaking(candidates: Sequence[Candidate], near: float | None) -> None:
+def _drop_leaking(candidates: Sequence[ScreenedPair], near: float | None) -> None:
     """A prompt that stands in two splits, under two groups, stays in the one that is held out the most."""
     normal = [one.texts for one in candidates]
     keys: Sequence[Any] = [text.prompt for text in normal] if near is None else prompt_clusters(normal, near)
@@ -157,7 +157,7 @@ def _drop_leaking(candidates: Sequence[Candidate], near: float | None) -> None:
             one.drop("prompt_in_another_split")
 
 
-def alternate_order(candidates: Sequence[Candidate]) -> None:
+def alternate_order(candidates: Sequence[ScreenedPair]) -> None:
     """Give copies of a pair opposite orders in turn, where none is recorded; what was recorded stays a record."""
     for copies in copies_of(candidates):
         if len(copies) < 2:
@@ -174,7 +174,7 @@ def alternate_order(candidates: Sequence[Candidate]) -> None:
             first_text = one.texts.chosen if side == "chosen" else one.texts.rejected
 
 
-def to_judge_again(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
+def to_judge_again(candidates: Sequence[ScreenedPair]) -> list[dict[str, Any]]:
     """The pairs that left because the winner always came first, swapped and without their verdict."""
     swapped: dict[str, Any] = {
         "shown_first": "rejected",

@@ -11,7 +11,7 @@ from reward_model.stopping import CandidateScores, ExpectedGain, Mark, PartialSc
 from reward_model.training.data import LabelledReply
 from reward_model.training.labelled import winners
 from reward_model.training.partial_scores import measure_partial
-from reward_model.training.replay import ENDED, Judged, measure_candidates, replay, trade_off
+from reward_model.training.replay import ENDED, JudgedPool, measure_candidates, replay, trade_off
 
 PROMPTS, N = 200, 4
 
@@ -69,7 +69,7 @@ def test_a_mark_that_was_not_measured_is_refused() -> None:
         replay(StoppingRule(gain=ExpectedGain(cost=0.1, marks=(32, 64))), judgement(rows, scores, {32: partial}))
 
 
-def hand(lengths: list[int], scores: list[float], slope: float = 1.0) -> Judged:
+def hand(lengths: list[int], scores: list[float], slope: float = 1.0) -> JudgedPool:
     """One prompt; probabilities are those of a logistic curve."""
     rows = [
         row.model_copy(update={"completion_tokens": length}) for row, length in zip(replies(1), lengths, strict=True)
@@ -79,7 +79,7 @@ def hand(lengths: list[int], scores: list[float], slope: float = 1.0) -> Judged:
     curve = Curve(method="platt", slope=slope, intercept=0.0, labels=100, positives=50)
     spread = CandidateScores(mean=0.0, between=0.0, within=1.0, prompts=100)
     known = PartialScores(marks=marks, winner_deviation=1.0, prompts=100)
-    return Judged(rows, np.array(scores), partial, known, spread, curve)
+    return JudgedPool(rows, np.array(scores), partial, known, spread, curve)
 
 
 def test_waves_end_when_another_candidate_is_not_worth_it() -> None:
@@ -96,7 +96,9 @@ def test_an_early_acceptance_stops_the_rest_where_they_are() -> None:
     assert replay(rule, judged).tolist() == [40, ENDED, ENDED, 40]
     cut = [row.model_copy(update={"finish_reason": "length"}) for row in judged.replies[:2]]
     rows = [*cut, *judged.replies[2:]]
-    later = Judged(rows, judged.scores, judged.partial, judged.partial_scores, judged.candidate_scores, judged.curve)
+    later = JudgedPool(
+        rows, judged.scores, judged.partial, judged.partial_scores, judged.candidate_scores, judged.curve
+    )
     # What the limit cut off may yet lose to one that ends.
     assert replay(rule, later).tolist() == [ENDED] * 4
 
@@ -121,12 +123,12 @@ def test_the_spread_of_candidates_is_found() -> None:
     assert spread.prompts == 2000
 
 
-def judgement(rows: list[LabelledReply], scores: np.ndarray, partial: dict[int, np.ndarray]) -> Judged:
+def judgement(rows: list[LabelledReply], scores: np.ndarray, partial: dict[int, np.ndarray]) -> JudgedPool:
     known = measure_partial(rows, scores, partial)
     assert known is not None
     curve = Curve(method="platt", slope=1.0, intercept=0.0, labels=100, positives=50)
     timed = [row.model_copy(update={"completion_tokens": 100}) for row in rows]
-    return Judged(timed, scores, partial, known, measure_candidates(rows, scores), curve)
+    return JudgedPool(timed, scores, partial, known, measure_candidates(rows, scores), curve)
 
 
 def test_what_a_rule_saves_and_costs_by_hand() -> None:

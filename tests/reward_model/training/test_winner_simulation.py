@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from reward_model.training.calibrate_cli import simulate_app
-from reward_model.training.winner_simulation import Outcome, World, draw, markdown, simulate, threshold_for
+from reward_model.training.winner_simulation import SimulatedWeek, World, draw, markdown, simulate, threshold_for
 
 
 def test_winners_are_the_best_of_each_prompt() -> None:
@@ -40,13 +40,13 @@ def test_what_the_two_cases_share() -> None:
 
 
 @pytest.fixture(scope="module")
-def outcomes() -> dict[tuple[str, str], Outcome]:
+def outcomes() -> dict[tuple[str, str], SimulatedWeek]:
     # Deterministic: the seeds are 0 to 7.
     found = [*simulate("independent", seeds=8, prompts=1500), *simulate("shared", seeds=8, prompts=1500)]
     return {(outcome.case, outcome.rule): outcome for outcome in found}
 
 
-def test_independent_candidates_need_no_correction(outcomes: dict[tuple[str, str], Outcome]) -> None:
+def test_independent_candidates_need_no_correction(outcomes: dict[tuple[str, str], SimulatedWeek]) -> None:
     naive = outcomes["independent", "all candidates"]
     # From all candidates the promise is kept: winners lie in the upper part, where precision is higher.
     assert naive.precision_ci is not None
@@ -57,7 +57,7 @@ def test_independent_candidates_need_no_correction(outcomes: dict[tuple[str, str
 
 
 def test_a_shared_prompt_effect_breaks_the_naive_threshold_and_not_the_winner_aware_one(
-    outcomes: dict[tuple[str, str], Outcome],
+    outcomes: dict[tuple[str, str], SimulatedWeek],
 ) -> None:
     naive, aware = outcomes["shared", "all candidates"], outcomes["shared", "winners"]
     assert naive.precision_ci is not None
@@ -73,7 +73,7 @@ def test_a_shared_prompt_effect_breaks_the_naive_threshold_and_not_the_winner_aw
     assert tested.precision > aware.wanted
 
 
-def test_the_table_shows_every_rule_of_every_case(outcomes: dict[tuple[str, str], Outcome]) -> None:
+def test_the_table_shows_every_rule_of_every_case(outcomes: dict[tuple[str, str], SimulatedWeek]) -> None:
     lines = markdown(list(outcomes.values())).splitlines()
     assert len(lines) == 2 + 6
     assert lines[1] == "| --- | --- | --- | --- | --- | --- |"

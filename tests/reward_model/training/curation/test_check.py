@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from reward_model.training.curation.check import Limits, check, mix
+from reward_model.training.curation.check import DataLimits, check, mix
 from reward_model.training.curation.check_report import check_report
 from reward_model.training.curation.reading import PairFile
 from reward_model.training.data import Pair, split_of
@@ -18,7 +18,7 @@ from reward_model.training.data_cli import data_app
 Row = dict[str, Any]
 MakePair = Callable[..., Pair]
 # Nothing but what a test is about.
-QUIET = Limits(min_bucket=0)
+QUIET = DataLimits(min_bucket=0)
 
 
 def _file(*pairs: Pair, path: str = "pairs.jsonl") -> PairFile:
@@ -138,7 +138,7 @@ def test_biases_disagreement_and_drift_are_warned_about(pair: MakePair) -> None:
         pairs.append(
             pair(str(i), "long reply", "short", prompt=asked, shown_first="chosen", bucket="refund", annotators=votes)
         )
-    result = check([_file(*pairs)], Limits(min_agreement=0.7, min_bucket=61))
+    result = check([_file(*pairs)], DataLimits(min_agreement=0.7, min_bucket=61))
     # In the second half c is against a and b: one comparison of three agrees.
     assert result["agreement"]["refund"]["agreement"] == pytest.approx(2 / 3, abs=1e-4)
     assert result["rare_buckets"] == {"refund": 60}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from reward_model.errors import BadInput
 from reward_model.training.curation.build_recipe import BuildRecipe
 from reward_model.training.curation.draw import allocate, draw
-from reward_model.training.curation.screen import Candidate, candidate
+from reward_model.training.curation.screen import ScreenedPair, candidate
 from reward_model.training.data import Pair
 
 Row = dict[str, Any]
@@ -54,7 +54,7 @@ def test_floors_that_pass_the_total_are_refused() -> None:
         allocate(4, {"a": 1}, {"a": 5}, {"a": 9})
 
 
-def _drawn(rows: list[Row], **recipe: Any) -> tuple[list[Candidate], dict[str, Any]]:
+def _drawn(rows: list[Row], **recipe: Any) -> tuple[list[ScreenedPair], dict[str, Any]]:
     names = {row.get("source", "s") for row in rows}
     made = BuildRecipe.model_validate({"sources": {name: {} for name in names}, **recipe})
     found = [candidate(row.get("source", "s"), row, Pair.model_validate(row), made) for row in rows]
@@ -63,7 +63,7 @@ def _drawn(rows: list[Row], **recipe: Any) -> tuple[list[Candidate], dict[str, A
     return [one for one in found if one.dropped is None], report
 
 
-def _buckets(found: list[Candidate]) -> Counter[str]:
+def _buckets(found: list[ScreenedPair]) -> Counter[str]:
     return Counter(one.pair.bucket for one in found)
 
 

@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 
 from reward_model.errors import BadInput, RewardModelError
 from reward_model.jsonl import read_jsonl
-from reward_model.training.curation.endpoints import Endpoint, Sampling, endpoint
+from reward_model.training.curation.endpoints import Endpoint, SamplingParameters, endpoint
 from reward_model.training.curation.generate import generate
 from reward_model.training.curation.prompts import PromptRow
 from reward_model.training.data import Pair, read_rows
 from reward_model.training.data_cli import data_app
 
 Row = dict[str, Any]
-TWO = Sampling(n=2)
+TWO = SamplingParameters(n=2)
 
 
 def _prompts(count: int = 3, **fields: Any) -> list[PromptRow]:
@@ -84,14 +84,16 @@ def test_without_a_reference_origins_meet_the_likely_better_first(chat: Any, tmp
         ("policy", "older_policy"), ("policy", "older_policy"),
     ]  # fmt: skip
     assert {row["label"] for row in pairs} == {None}
-    generate(_prompts(1), _all(chat, "policy"), Sampling(n=5), tmp_path / "alone.jsonl")
+    generate(_prompts(1), _all(chat, "policy"), SamplingParameters(n=5), tmp_path / "alone.jsonl")
     assert [row["id"] for row in _read(tmp_path / "alone.jsonl")] == ["p0:policy0-policy1", "p0:policy2-policy3"]
 
 
 def test_identical_and_empty_replies_are_passed_over(chat: Any, tmp_path: Path) -> None:
     said = iter(["Yes. ", "No.", "No.\n", "  ", "Perhaps."])
     chat.reply = lambda body: next(said)
-    report = generate(_prompts(1, reference="Yes."), _all(chat, "policy"), Sampling(n=5), tmp_path / "p.jsonl", 1)
+    report = generate(
+        _prompts(1, reference="Yes."), _all(chat, "policy"), SamplingParameters(n=5), tmp_path / "p.jsonl", 1
+    )
     assert [row["rejected"].strip() for row in _read(tmp_path / "p.jsonl")] == ["No.", "Perhaps."]
     assert report["skipped"] == {"empty": 1, "identical": 2}
 
@@ -99,19 +101,19 @@ def test_identical_and_empty_replies_are_passed_over(chat: Any, tmp_path: Path) 
 def test_tool_calls_are_kept(chat: Any, tmp_path: Path) -> None:
     call = {"id": "c", "type": "function", "function": {"name": "refund", "arguments": "{}"}}
     chat.reply = lambda body: {"role": "assistant", "content": None, "tool_calls": [call]}
-    generate(_prompts(1, reference="Yes."), _all(chat, "policy"), Sampling(n=1), tmp_path / "p.jsonl")
+    generate(_prompts(1, reference="Yes."), _all(chat, "policy"), SamplingParameters(n=1), tmp_path / "p.jsonl")
     assert _read(tmp_path / "p.jsonl")[0]["rejected"] == {"tool_calls": [call]}
 
 
 def test_the_server_names_its_model_and_gets_its_key(chat: Any, tmp_path: Path) -> None:
     target = endpoint("policy", chat.url + "/v1/", api_key="k1")
-    generate(_prompts(1, reference="Yes."), [target], Sampling(n=1), tmp_path / "p.jsonl")
+    generate(_prompts(1, reference="Yes."), [target], SamplingParameters(n=1), tmp_path / "p.jsonl")
     assert (chat.asked[0]["model"], chat.keys[0]) == ("small", "Bearer k1")
 
 
 def test_what_passes_is_tried_again(chat: Any, tmp_path: Path) -> None:
     chat.failures = [(429, {"retry-after": "0"}), (503, {"retry-after": "tomorrow"})]
-    generate(_prompts(1, reference="Yes."), _all(chat, "policy"), Sampling(n=2), tmp_path / "p.jsonl", 2)
+    generate(_prompts(1, reference="Yes."), _all(chat, "policy"), SamplingParameters(n=2), tmp_path / "p.jsonl", 2)
     assert (len(_read(tmp_path / "p.jsonl")), len(chat.asked)) == (2, 4)
 
 
@@ -152,7 +154,7 @@ def test_an_endpoint_that_does_not_work_ends_the_run_and_it_goes_on_later(chat: 
 def test_a_journal_of_other_settings_is_refused(chat: Any, tmp_path: Path) -> None:
     prompts, out = _prompts(2, reference="Yes."), tmp_path / "p.jsonl"
     chat.broken_after = 0
-    for how, expected in ((TWO, "401"), (Sampling(n=3), "begun with other prompts, models or sampling")):
+    for how, expected in ((TWO, "401"), (SamplingParameters(n=3), "begun with other prompts, models or sampling")):
         with pytest.raises(RewardModelError, match=expected):
             generate(prompts, _all(chat, "policy"), how, out)
 

@@ -7,14 +7,14 @@ import pytest
 
 from reward_model.errors import BadInput
 from reward_model.training.curation.build_recipe import BuildRecipe
-from reward_model.training.curation.screen import Candidate, alternate_order, candidate, screen, to_judge_again
+from reward_model.training.curation.screen import ScreenedPair, alternate_order, candidate, screen, to_judge_again
 from reward_model.training.data import Pair, split_of
 
 Row = dict[str, Any]
 MakeRow = Callable[..., Row]
 
 
-def _screened(*rows: Row, **recipe: Any) -> list[Candidate]:
+def _screened(*rows: Row, **recipe: Any) -> list[ScreenedPair]:
     made = BuildRecipe.model_validate({"sources": {"s": {}}, **recipe})
     found = [candidate("s", row, Pair.model_validate(row), made) for row in rows]
     screen(found, made)
