@@ -96,3 +96,16 @@ def test_every_file_that_is_mentioned_exists() -> None:
         if not (ROOT / mention).is_file()
     ]
     assert not missing
+
+
+def test_the_worked_change_of_contributing_applies() -> None:
+    (diff,) = re.findall(r"```diff\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.DOTALL)
+    done = subprocess.run(
+        ["git", "apply", "--check", "--unidiff-zero", "-"],
+        cwd=ROOT,
+        input=diff,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
