@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-import aiohttp
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -24,7 +23,7 @@ from service.api.state import AppState
 from service.audits.judging import Audits
 from service.audits.watch import watch_audits
 from service.background import Background, running_background
-from service.errors import SetupError
+from service.errors import PolicyUnavailable, ScorerUnavailable, SetupError
 from service.keys.keyring import Keyring
 from service.metrics import Metrics
 from service.otel import Tracing, open_tracing
@@ -35,8 +34,9 @@ from service.reviews.webhook import Webhook
 from service.settings import Settings, StoreSettings
 from service.store.history import History, open_history
 from service.store.retention import forget_on_and_on
-from service.upstream.context import send_context
-from service.upstream.health import Readiness
+from service.upstream.connections import open_session
+from service.upstream.guard import Guard
+from service.upstream.health import Checked, Health
 from service.upstream.policy import HttpPolicy, Policy
 from service.upstream.scorer import HttpScorer, Scorer
 
@@ -65,13 +65,12 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
         metrics = Metrics(registry or CollectorRegistry())
         metrics.keys.broken.set_function(lambda: keyring.problem is not None)
         rates = Rates(metrics, settings.limits_url)
         admission = Admission(settings.max_inflight_candidates, settings.tenant, rates, metrics)
         async with (
-            aiohttp.ClientSession(connector=connector, middlewares=(send_context,)) as session,
+            open_session(settings.upstreams) as session,
             open_tracing(settings.traces_endpoint) as exporting,
             open_history(settings.store, metrics) as history,
             running_background(metrics) as background,
@@ -79,16 +78,20 @@ def create_app(
             if history is not None:
                 _start_loops(background, history.engine, settings.store, metrics)
             names = {"default", *settings.policies}
+            guards = _guards(settings, metrics)
             app.state.winnow = _state(
                 settings,
                 keyring,
-                policies or {name: HttpPolicy(settings.policy(name), session) for name in names},
-                scorer or HttpScorer(settings.scorer_url, settings.scorer_api_key, session),
+                policies
+                or {name: HttpPolicy(settings.policy(name), session, guards[f"policy:{name}"]) for name in names},
+                scorer or HttpScorer(settings.scorer_url, settings.scorer_api_key, session, guards["scorer"]),
                 router or Router.load(settings=settings.router),
                 metrics,
                 admission,
                 tracing or exporting,
                 history,
+                background,
+                guards,
             )
             try:
                 yield
@@ -138,6 +141,8 @@ def _state(
     admission: Admission,
     tracing: Tracing | None,
     history: History | None,
+    background: Background,
+    guards: Mapping[str, Guard],
 ) -> AppState:
     recent = RecentResponses(settings.remembered_responses)
     metrics.upstream.models.labels("gateway", version("winnow-rerank")).set(1)
@@ -146,6 +151,24 @@ def _state(
     if isinstance(router, Router):
         metrics.upstream.models.labels("router", router.manifest.id).set(1)
     pipeline = Pipeline(settings, policies, scorer, router, metrics, admission, recent, history)
-    readiness = Readiness({"scorer": scorer, **{f"policy:{name}": policy for name, policy in policies.items()}})
     engine = history.engine if history else None
-    return AppState(settings, keyring, admission, metrics, pipeline, recent, readiness, engine, tracing)
+    upstreams: dict[str, Checked] = {
+        "scorer": scorer,
+        **{f"policy:{name}": policy for name, policy in policies.items()},
+    }
+    store = None if history is None else history.answers
+    works = Health(upstreams, guards, store, lambda: _down(background, history))
+    return AppState(settings, keyring, admission, metrics, pipeline, recent, works, engine, tracing)
+
+
+def _guards(settings: Settings, metrics: Metrics) -> dict[str, Guard]:
+    """One for each upstream, by the name that health and metrics give it."""
+    guards = {"scorer": Guard("scorer", ScorerUnavailable, settings.upstreams, metrics)}
+    for name in ("default", *settings.policies):
+        guards[f"policy:{name}"] = Guard(f"policy:{name}", PolicyUnavailable, settings.upstreams, metrics)
+    return guards
+
+
+def _down(background: Background, history: History | None) -> frozenset[str]:
+    """The background tasks that do not run; the writer of the history is one."""
+    return frozenset(background.down | (set() if history is None or history.writing else {"history"}))

@@ -29,9 +29,19 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 # How an upstream failed: unreachable, silent for too long, broke off in mid-answer, answered nonsense, refused the
-# gateway's key or model, asked for less, failed by its own account, or not asked at all because it failed before.
+# gateway's key or model, has too much to do, refused the request, failed by its own account, serves another version,
+# or was not asked at all because it failed before.
 Failure = Literal[
-    "unreachable", "timeout", "broke_off", "malformed", "misconfigured", "overloaded", "failed", "moved", "circuit_open"
+    "unreachable",
+    "timeout",
+    "broke_off",
+    "malformed",
+    "misconfigured",
+    "overloaded",
+    "refused",
+    "failed",
+    "moved",
+    "circuit_open",
 ]
 
 

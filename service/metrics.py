@@ -14,7 +14,6 @@ from service.tracing import Attributes, Span, span
 Stage = Literal[
     "admission", "route", "first_token", "sampling", "scoring", "scoring_tail", "decide", "respond", "store", "total"
 ]
-Upstream = Literal["policy", "scorer"]
 
 # Edges at the budgets: 120 ms for scoring, whole seconds for sampling.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.08, 0.12, 0.2, 0.35, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
@@ -130,8 +129,14 @@ class UpstreamMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.errors = Counter(
             "winnow_upstream_errors",
-            "Failed calls of policies and the scorer, by the error's code.",
+            "Failed calls of policies (`policy:NAME`) and the scorer, by the kind of failure.",
             ["upstream", "kind"],
+            registry=registry,
+        )
+        self.circuit = Gauge(
+            "winnow_circuit_state",
+            "Whether calls of an upstream are kept back after failures in a row: 1 if so, else 0.",
+            ["upstream"],
             registry=registry,
         )
         self.models = Gauge(
@@ -293,10 +298,6 @@ class Metrics:
     def count_failure(self, route: str, model: str, candidates: Sequence[CountedCandidate]) -> None:
         """Count what a request without an answer spent, be it failed or cancelled."""
         self._count_candidates(route, model, candidates)
-
-    def count_upstream_error(self, upstream: Upstream, kind: str | None) -> None:
-        """Count a failed call; `kind` is the error's code."""
-        self.upstream.errors.labels(upstream, kind or "unknown").inc()
 
     def _count_candidates(self, route: str, model: str, candidates: Sequence[CountedCandidate]) -> None:
         spent = tokens_spent(candidates)

@@ -95,10 +95,9 @@ def create_app(model: LoadedModel, settings: ScorerSettings, registry: Collector
     app.add_api_route("/classify", classify, methods=["POST"])
     app.add_api_route("/get_reward", get_reward, methods=["POST"])
     app.add_api_route("/v1/models", list_models)
-    app.add_api_route("/livez", livez)
-    for path in ("/health", "/readyz"):
-        app.add_api_route(path, readyz)
-    app.add_api_route("/metrics", metrics)
+    for path, handler in (("/livez", livez), ("/health", readyz), ("/readyz", readyz), ("/metrics", metrics)):
+        app.add_api_route(path, handler)
+        app.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False)
     return app
 
 

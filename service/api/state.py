@@ -20,7 +20,7 @@ from service.reviews.queue import Reviews
 from service.settings import Settings
 from service.store.vault import vault_of
 from service.summary import note
-from service.upstream.health import Readiness
+from service.upstream.health import Health
 
 
 @dataclass
@@ -33,7 +33,7 @@ class AppState:
     metrics: Metrics
     pipeline: Pipeline
     recent: RecentResponses
-    readiness: Readiness
+    health: Health
     engine: AsyncEngine | None
     tracing: Tracing | None
 

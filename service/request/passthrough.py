@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from service.errors import DeadlineMissed, PolicyUnavailable
+from service.errors import DeadlineMissed
 from service.metrics import Metrics
 from service.request.candidate import Candidate
 from service.request.respond import chunk_of
@@ -78,9 +78,6 @@ class Passthrough:
             yield
         except TimeoutError as error:
             raise DeadlineMissed(f"the completion was not ready within {self._work.plan.budget_ms} ms") from error
-        except PolicyUnavailable as error:
-            self._metrics.count_upstream_error("policy", error.code)
-            raise
 
 
 class Relabelled:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.request.candidate import Candidate
+from service.request.headers import header_value
 from service.request.outcome import Choice, Outcome
 from service.request.pool import Pool
 from service.request.work import Work
@@ -160,6 +161,6 @@ def _headers(rerank: dict[str, Any]) -> dict[str, str]:
         "x-winnow-route": rerank["route"],
         "x-winnow-decision": rerank["decision"],
         "x-winnow-probability": "unknown" if probability is None else f"{probability:.4f}",
-        "x-winnow-orm": rerank["orm"] or "none",
+        "x-winnow-orm": header_value(rerank["orm"] or "none"),
         "Server-Timing": ", ".join(f"{stage};dur={value}" for stage, value in rerank["timings_ms"].items()),
     }

@@ -117,8 +117,7 @@ class Sampling:
                     candidate.feed(chunk, time.perf_counter())
                     if marks is not None:
                         marks.advanced()
-        except PolicyUnavailable as error:
-            self._metrics.count_upstream_error("policy", error.code)
+        except PolicyUnavailable:
             candidate.broken = True
             raise
 

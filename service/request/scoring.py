@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from service.errors import ModelMoved, ScorerLate, ScorerUnavailable
@@ -90,7 +91,6 @@ class Scoring:
         try:
             model = await self._scorer.resolve(self._work.plan.settings.orm)
         except ScorerUnavailable as error:
-            self._metrics.count_upstream_error("scorer", error.code)
             self.error = error
             return None
         self._orm = model.id
@@ -98,11 +98,9 @@ class Scoring:
         return model
 
     async def _see_prompt(self, orm: str) -> None:
-        try:
-            await self._scorer.prefill(self._work.plan.messages, orm)
-        except ScorerUnavailable as error:
-            # Only speed is lost; whether the scorer works is for the scoring to tell.
-            self._metrics.count_upstream_error("scorer", error.code)
+        # Only speed is lost if it fails; whether the scorer works is for the scoring to tell.
+        with suppress(ScorerUnavailable):
+            await self._scorer.prefill(self._work.plan.messages, orm, self._work.deadline.remaining_ms())
 
     def _take(self, candidate: Candidate, reply: ScoreReply) -> None:
         (result,) = reply.results
@@ -132,19 +130,13 @@ class Scoring:
 
     async def _call(self, candidates: Sequence[Candidate], orm: str, *, partial: bool) -> ScoreReply:
         plan = self._work.plan
-        try:
-            return await self._scorer.score(
-                plan.messages,
-                [candidate.completion() for candidate in candidates],
-                orm,
-                plan.route,
-                self._work.deadline.remaining_ms(),
-                plan.locale,
-                stopping_rule=plan.stopping_rule,
-                partial=partial,
-            )
-        except (ScorerLate, ModelMoved):
-            raise
-        except ScorerUnavailable as error:
-            self._metrics.count_upstream_error("scorer", error.code)
-            raise
+        return await self._scorer.score(
+            plan.messages,
+            [candidate.completion() for candidate in candidates],
+            orm,
+            plan.route,
+            self._work.deadline.remaining_ms(),
+            plan.locale,
+            stopping_rule=plan.stopping_rule,
+            partial=partial,
+        )

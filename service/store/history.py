@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 
-from sqlalchemy import insert
+from sqlalchemy import insert, text
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -25,6 +25,7 @@ from service.store.vault import Vault, vault_of
 _FLUSH_SECONDS, _RETRY_SECONDS = 0.5, 2.0
 # More than a store takes that works, less than a person waits.
 _KEEP_SECONDS = 5.0
+_ANSWER_SECONDS = 2.0
 _BATCH = 500
 
 log = logging.getLogger("winnow.store")
@@ -72,6 +73,20 @@ class History:
                 "this answer needs a person, and the review cannot be kept now; ask again later", retry_after=5
             ) from error
         return str(record.review["id"])
+
+    @property
+    def writing(self) -> bool:
+        """Whether what is added gets written."""
+        return self._task is not None and not self._task.done()
+
+    async def answers(self) -> bool:
+        """Whether the store answers."""
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS), self.engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+        except (SQLAlchemyError, OSError):
+            return False
+        return True
 
     def start(self) -> None:
         """Begin to write."""

@@ -19,7 +19,7 @@ from service.upstream.tool_calls import ToolCalls, whole_calls
 
 # A chunk of one choice that begins with text. What else it holds is looked for below.
 _TEXT = re.compile(rb'"choices": ?\[\{"index": ?0, ?"delta": ?\{(?:"role": ?"assistant", ?)?"content": ?"')
-_ODD = (b'"tool_calls"', b'"reasoning', b'"error"')
+_ODD = (b'"tool_calls"', b'"reasoning', b'"error"', b'"usage":{', b'"usage": {')
 # Other servers' words for OpenAI's reasons.
 _REASONS = {
     "eos": "stop",
@@ -29,6 +29,7 @@ _REASONS = {
     "max_tokens": "length",
     "tool_use": "tool_calls",
 }
+_DETAILS = ("prompt_tokens_details", "completion_tokens_details")
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
@@ -87,6 +88,8 @@ class ChunkReader:
             raise _malformed()
         normal = {name: value for name, value in choice.items() if name != "message"}
         message = self._delta(delta, whole)
+        if not isinstance(normal.get("logprobs"), dict):
+            normal.pop("logprobs", None)
         normal |= {"index": 0, "delta": message, "finish_reason": _REASONS.get(reason or "", reason)}
         return normal | {"message": message} if whole else normal
 
@@ -113,7 +116,9 @@ def usage_of(chunk: dict[str, Any]) -> dict[str, Any]:
         return {}
     if not isinstance(usage, dict) or not usage:
         return {"usage": None}
-    return {"usage": usage | {name: _count(usage.get(name)) for name in _COUNTS}}
+    details = {name: part for name in _DETAILS if isinstance(part := usage.get(name), dict)}
+    counts = {name: _count(usage.get(name)) for name in _COUNTS}
+    return {"usage": {name: usage[name] for name in usage if name not in _DETAILS} | counts | details}
 
 
 def _object(payload: bytes) -> dict[str, Any]:

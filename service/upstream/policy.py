@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import aiohttp
 import orjson
 
-from service.errors import PolicyUnavailable
+from service.errors import InvalidRequest, PolicyOverloaded, PolicyUnavailable
 from service.settings import PolicySettings
 from service.upstream.chunks import ChunkReader, is_plain, parse
+from service.upstream.connections import send
 from service.upstream.dialects import spoken
 from service.upstream.events import DONE, EventDecoder
+from service.upstream.guard import Guard
 from service.upstream.refusals import refusal
 
 __all__ = ["HttpPolicy", "Policy", "parse"]
 
 _CONNECT_SECONDS = 5.0
-_HEALTH_SECONDS = 2.0
 _READ_BYTES = 2**20
 _LARGEST_ERROR = 2**16
 _USAGE = {"include_usage": True}
+_PROBE = {"messages": [{"role": "user", "content": "ping"}], "max_tokens": 1, "temperature": 0.0}
+
+Payload = TypeVar("Payload")
 
 
 class Policy(Protocol):
@@ -41,15 +46,16 @@ class Policy(Protocol):
         """A whole completion in one chunk."""
 
     async def healthy(self) -> bool:
-        """Whether it answers."""
+        """Whether its engine answers within the time for a probe."""
 
 
 class HttpPolicy:
     """A policy behind HTTP."""
 
-    def __init__(self, endpoint: PolicySettings, session: aiohttp.ClientSession) -> None:
+    def __init__(self, endpoint: PolicySettings, session: aiohttp.ClientSession, guard: Guard | None = None) -> None:
         self._endpoint = endpoint
         self._session = session
+        self._guard = guard or Guard("policy", PolicyUnavailable)
         self._headers = {"Content-Type": "application/json", **endpoint.headers}
         if endpoint.api_key:
             self._headers["Authorization"] = f"Bearer {endpoint.api_key}"
@@ -59,10 +65,9 @@ class HttpPolicy:
         a token for each chunk with text."""
         request = self._request(body | {"stream_options": _USAGE | {"continuous_usage_stats": True}}, stream=True)
         reader, counted = ChunkReader(request), 0
-        async with aclosing(self._blocks(request, reader)) as blocks:
-            async for payloads in blocks:
-                for payload in payloads:
-                    chunk = reader.read(payload)
+        async with aclosing(self._blocks(request, reader, reader.read)) as blocks:
+            async for chunks in blocks:
+                for chunk in chunks:
                     if chunk.get("usage") is None:
                         counted += _has_text(chunk)
                         chunk["usage"] = {"prompt_tokens": 0, "completion_tokens": counted, "estimated": True}
@@ -72,60 +77,74 @@ class HttpPolicy:
         """Plain chunks as they came, the others as normal ones."""
         request = self._request({"stream_options": _USAGE} | body, stream=True)
         reader = ChunkReader(request)
-        async with aclosing(self._blocks(request, reader)) as blocks:
-            async for payloads in blocks:
-                yield [payload if is_plain(payload) else orjson.dumps(reader.read(payload)) for payload in payloads]
+
+        def normal(payload: bytes) -> bytes:
+            return payload if is_plain(payload) else orjson.dumps(reader.read(payload))
+
+        async with aclosing(self._blocks(request, reader, normal)) as blocks:
+            async for block in blocks:
+                yield block
 
     async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
         """Asked without streaming: one body instead of an event a token."""
-        request = self._request(body)
-        with _reaching():
-            async with self._answering(request) as response:
-                return ChunkReader(request).whole(await response.read())
+        return await self._whole(body)
 
     async def healthy(self) -> bool:
-        """Whether it lists its models: every OpenAI-compatible server does."""
+        """Whether it completes one token: a list of models comes from a frozen engine, too."""
         try:
-            async with self._session.get(
-                f"{self._endpoint.url}/v1/models",
-                headers=self._headers,
-                timeout=aiohttp.ClientTimeout(total=_HEALTH_SECONDS),
-            ) as response:
-                return response.status == 200
-        except (aiohttp.ClientError, ConnectionError, TimeoutError):
-            return False
+            async with asyncio.timeout(self._guard.settings.probe_seconds):
+                await self._whole(dict(_PROBE), stall_seconds=0.0)
+        except InvalidRequest:
+            return True
+        except (PolicyUnavailable, TimeoutError) as error:
+            return isinstance(error, PolicyOverloaded)
+        return True
+
+    async def _whole(self, body: dict[str, Any], stall_seconds: float | None = None) -> dict[str, Any]:
+        request = self._request(body)
+        async with self._guard.call(stall_seconds):
+            with _reaching():
+                async with self._answering(request) as response:
+                    return ChunkReader(request).whole(await response.read())
 
     def _request(self, body: dict[str, Any], *, stream: bool = False) -> dict[str, Any]:
         asked = body | {"model": self._endpoint.model, "n": 1} | ({"stream": True} if stream else {})
         return spoken(asked, self._endpoint.dialect)
 
-    async def _blocks(self, request: dict[str, Any], reader: ChunkReader) -> AsyncGenerator[list[bytes], None]:
-        """Payloads of a stream, by the block in which the network delivered them."""
-        with _reaching():
-            async with self._answering(request) as response:
-                if response.content_type == "application/json":
-                    # A server that does not stream.
-                    yield [orjson.dumps(reader.whole(await response.read()))]
-                    return
-                if response.content_type == "text/html":
-                    raise PolicyUnavailable(
-                        "the policy answered with a web page; the gateway's operator has to check its url",
-                        kind="malformed",
-                    )
-                async for payloads in _payloads(response):
-                    yield payloads
+    async def _blocks(
+        self, request: dict[str, Any], reader: ChunkReader, read: Callable[[bytes], Payload]
+    ) -> AsyncGenerator[list[Payload], None]:
+        """Payloads of a stream, each as `read` makes it, by the block in which the network delivered them."""
+        async with self._guard.call() as call:
+            with _reaching():
+                async with self._answering(request) as response:
+                    call.heard()
+                    if response.content_type == "application/json":
+                        # A server that does not stream.
+                        yield [read(orjson.dumps(reader.whole(await response.read())))]
+                        return
+                    if response.content_type == "text/html":
+                        raise PolicyUnavailable(
+                            "the policy answered with a web page; the gateway's operator has to check its url",
+                            kind="malformed",
+                        )
+                    async for payloads in _payloads(response):
+                        call.heard()
+                        yield [read(payload) for payload in payloads]
 
     @asynccontextmanager
     async def _answering(self, request: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
         """A response with status 200."""
-        async with self._session.post(
+        response = await send(
+            self._session,
+            "POST",
             f"{self._endpoint.url}/v1/chat/completions",
             data=orjson.dumps(request),
             headers=self._headers,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
             read_bufsize=_READ_BYTES,
-            allow_redirects=False,
-        ) as response:
+        )
+        async with response:
             if response.status != 200:
                 body = await response.content.read(_LARGEST_ERROR)
                 raise refusal(response.status, body, request, response.headers.get("retry-after"))

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -17,12 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from reward_model.calibration import Curve
 from reward_model.stopping import CandidateScores, PartialScores
 from service.errors import ModelMoved, ScorerLate, ScorerUnavailable
+from service.upstream.connections import send
+from service.upstream.guard import Guard
 from service.upstream.refusals import seconds_of
 
 _CONNECT_SECONDS = 2.0
-_HEALTH_SECONDS = 2.0
 _MODELS_SECONDS = 5.0
 _PREFILL_MS = 10_000
+_PROBE = [{"role": "user", "content": "ping"}]
 
 Shape = TypeVar("Shape", bound=BaseModel)
 
@@ -90,15 +93,18 @@ class Scorer(Protocol):
         """
 
     async def healthy(self) -> bool:
-        """Whether it answers."""
+        """Whether its engine answers within the time for a probe."""
 
 
 class HttpScorer:
     """A Winnow scorer over HTTP."""
 
-    def __init__(self, url: str, api_key: str | None, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, url: str, api_key: str | None, session: aiohttp.ClientSession, guard: Guard | None = None
+    ) -> None:
         self._url = url
         self._session = session
+        self._guard = guard or Guard("scorer", ScorerUnavailable)
         self._headers = {"Content-Type": "application/json"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
@@ -110,7 +116,8 @@ class HttpScorer:
         """From the scorer's list of models, asked for at most every few seconds, once for all who wait for it."""
         if fresh or orm not in self._models or time.monotonic() - self._models_at > _MODELS_SECONDS:
             if self._listing is None or self._listing.done():
-                self._listing = asyncio.create_task(self._list_models())
+                # In no request's context: the list is everybody's.
+                self._listing = asyncio.create_task(self._list_models(), context=Context())
             # Whoever leaves must not take the list from the others.
             await asyncio.shield(self._listing)
         if orm not in self._models:
@@ -121,8 +128,15 @@ class HttpScorer:
         return self._models[orm]
 
     async def prefill(self, prompt: list[dict[str, Any]], orm: str, timeout_ms: int = _PREFILL_MS) -> None:
-        """POST /v1/prefill."""
-        await self._call("POST", "/v1/prefill", {"prompt": prompt, "orm": orm}, min(timeout_ms, _PREFILL_MS) / 1000)
+        """POST /v1/prefill. Its failures say nothing of the scoring: they neither open the circuit nor close it."""
+        if self._guard.circuit.open:
+            raise ScorerUnavailable("the scorer has failed and is left alone for a while", kind="circuit_open")
+        body = {"prompt": prompt, "orm": orm}
+        try:
+            await self._call("POST", "/v1/prefill", body, min(max(1, timeout_ms), _PREFILL_MS) / 1000)
+        except ScorerUnavailable as error:
+            self._guard.count(error.kind)
+            raise
 
     async def score(
         self,
@@ -147,7 +161,11 @@ class HttpScorer:
             "stopping_rule": stopping_rule,
             "partial": partial,
         }
-        content = await self._call("POST", "/v1/score", body, max(1, deadline_ms) / 1000)
+        async with self._guard.call():
+            return await self._score(body, completions)
+
+    async def _score(self, body: dict[str, Any], completions: list[dict[str, Any]]) -> ScoreReply:
+        content = await self._call("POST", "/v1/score", body, body["deadline_ms"] / 1000)
         reply = _checked(_Reply, content)
         if [result.index for result in reply.results] != [completion.get("index") for completion in completions]:
             raise ScorerUnavailable(
@@ -157,15 +175,20 @@ class HttpScorer:
         return ScoreReply(reply.orm, reply.calibrator, results)
 
     async def healthy(self) -> bool:
-        """Whether it is ready."""
+        """Whether it scores one token."""
+        milliseconds = int(1000 * self._guard.settings.probe_seconds)
+        completions = [{"index": 0, "content": "pong"}]
+        body = {"prompt": _PROBE, "completions": completions, "deadline_ms": milliseconds, "partial": True}
         try:
-            await self._call("GET", "/readyz", None, _HEALTH_SECONDS)
-        except ScorerUnavailable:
-            return False
+            async with self._guard.call(stall_seconds=milliseconds / 2000):
+                await self._score(body, completions)
+        except ScorerUnavailable as error:
+            return error.kind in ("overloaded", "refused")
         return True
 
     async def _list_models(self) -> None:
-        listed = _checked(_Listed, await self._call("GET", "/v1/models", None, _MODELS_SECONDS))
+        async with self._guard.call(proves=False):
+            listed = _checked(_Listed, await self._call("GET", "/v1/models", None, _MODELS_SECONDS))
         self._models = {
             name: ServedModel(model.id, model.stopping or Stopping())
             for model in listed.data
@@ -176,14 +199,15 @@ class HttpScorer:
     async def _call(self, method: str, path: str, body: dict[str, Any] | None, seconds: float) -> bytes:
         # The time that a score is given is what its request has left.
         with _reaching(ScorerLate if path == "/v1/score" else ScorerUnavailable):
-            async with self._session.request(
+            response = await send(
+                self._session,
                 method,
                 self._url + path,
                 data=None if body is None else orjson.dumps(body),
                 headers=self._headers,
                 timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS),
-                allow_redirects=False,
-            ) as response:
+            )
+            async with response:
                 content = await response.read()
         if response.status != 200:
             raise _refusal(response.status, path, response.headers.get("retry-after"))
@@ -233,6 +257,8 @@ def _refusal(status: int, path: str, retry_after: str | None) -> ScorerUnavailab
             "the scorer refuses this gateway's key; the gateway's operator has to correct it", kind="misconfigured"
         )
     pause = seconds_of(retry_after)
+    if status in (400, 413, 422):
+        return ScorerUnavailable("the scorer takes no prompt or completion of this kind", kind="refused")
     if status in (429, 503):
         return ScorerUnavailable("the scorer has as much as it can carry", kind="overloaded", retry_after=pause or 1)
     return ScorerUnavailable(f"the scorer answered with status {status}", retry_after=pause)

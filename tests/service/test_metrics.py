@@ -101,13 +101,6 @@ def test_a_request_is_counted_by_how_it_ended(metrics: Metrics) -> None:
     assert _sample(metrics, "winnow_request_seconds_sum", **failed) == 0.25
 
 
-def test_upstream_errors_are_told_apart(metrics: Metrics) -> None:
-    metrics.count_upstream_error("policy", "policy_unavailable")
-    metrics.count_upstream_error("scorer", None)
-    assert _sample(metrics, "winnow_upstream_errors_total", upstream="policy", kind="policy_unavailable") == 1
-    assert _sample(metrics, "winnow_upstream_errors_total", upstream="scorer", kind="unknown") == 1
-
-
 def test_a_stage_is_timed_once_for_the_answer_and_the_histogram(metrics: Metrics) -> None:
     timings: dict[str, float] = {}
     with pytest.raises(ValueError, match="broken"), metrics.stage("route", timings):

@@ -43,7 +43,7 @@ async def test_metrics_count_what_happened(gateway: Any, script: Any) -> None:
 
 async def test_names_follow_prometheus_conventions(gateway: Any) -> None:
     await gateway.ask()
-    units = {"seconds", "ratio", "score", "probability", "requests", "candidates", "labels", "info"}
+    units = {"seconds", "ratio", "score", "probability", "requests", "candidates", "labels", "info", "state"}
     for name, family in (await _families(gateway)).items():
         assert name.startswith("winnow_")
         if name.endswith("_created"):
@@ -54,20 +54,6 @@ async def test_names_follow_prometheus_conventions(gateway: Any) -> None:
         if family.type == "counter":
             assert all(s.name.endswith(("_total", "_created")) for s in family.samples)
         assert all(len(value) < 60 for s in family.samples for value in s.labels.values())
-
-
-async def test_ready_says_which_upstream_is_down(gateway: Any) -> None:
-    ready = await gateway.http.get(f"{gateway.url}/readyz")
-    assert (ready.status_code, ready.json()["upstreams"]) == (200, {"scorer": "up", "policy:default": "up"})
-
-
-async def test_not_ready_without_the_scorer(gateway: Any) -> None:
-    gateway.scorer.down = True
-    ready = await gateway.http.get(f"{gateway.url}/readyz")
-    assert (ready.status_code, ready.json()["upstreams"]["scorer"]) == (503, "down")
-    assert (await gateway.http.get(f"{gateway.url}/livez")).status_code == 200
-    health = (await gateway.http.get(f"{gateway.url}/health")).json()
-    assert (health["status"], health["profile"]) == ("degraded", "standard")
 
 
 async def test_models_are_listed_by_openai_python(gateway: Any) -> None:

@@ -164,6 +164,16 @@ async def test_a_dead_worker_turns_readiness_red(model: LoadedModel, serving: An
         assert (dead.status_code, "has died" in dead.text) == (500, True)
 
 
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/metrics"])
+async def test_head_has_the_status_of_get(model: LoadedModel, serving: Any, path: str) -> None:
+    server = serving(model)
+    async with server as client:
+        assert (await client.head(path)).status_code == 200
+        server.app.state.scorer.engine.batcher._owner.cancel()
+        await asyncio.sleep(0)
+        assert (await client.head(path)).status_code == (await client.get(path)).status_code
+
+
 async def test_requests_of_several_clients_share_a_batch(faulty: LoadedModel, serving: Any) -> None:
     module: Any = faulty.module
     server = serving(faulty)

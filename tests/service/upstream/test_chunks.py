@@ -77,6 +77,13 @@ def test_usage_has_whole_numbers(sent: dict[str, Any], usage: tuple[int, int, in
     assert tuple(chunk["usage"][name] for name in names) == usage
 
 
+@pytest.mark.parametrize("odd", [None, 7, [], "x"])
+def test_details_and_logprobs_are_objects_or_absent(odd: Any) -> None:
+    [chunk] = read({"choices": [{"delta": {}, "logprobs": odd}], "usage": {"prompt_tokens_details": odd, "x": 1}})
+    assert "logprobs" not in chunk["choices"][0]
+    assert chunk["usage"] == {"x": 1, "prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+
+
 @pytest.mark.parametrize(("sent", "reason"), [("eos_token", "stop"), ("tool_use", "tool_calls"), ("", None)])
 def test_reasons_to_finish_are_openais(sent: str, reason: str | None) -> None:
     [chunk] = read({"choices": [{"delta": {}, "finish_reason": sent}]})
@@ -149,7 +156,8 @@ def plain(delta: Any, spaces: bool = True, **beside: Any) -> bool:
 @pytest.mark.parametrize("spaces", [True, False])
 def test_chunks_of_text_are_plain(spaces: bool) -> None:
     assert plain({"content": 'a "tool_calls": "error" é'}, spaces)
-    assert plain({"role": "assistant", "content": ""}, spaces, usage={"completion_tokens": 1})
+    assert plain({"role": "assistant", "content": ""}, spaces, usage=None)
+    assert not plain({"content": "a"}, spaces, usage={"completion_tokens": 1})
 
 
 @pytest.mark.parametrize(

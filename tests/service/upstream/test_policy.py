@@ -12,7 +12,8 @@ import pytest
 from aiohttp import web
 
 from service.errors import ApiError, InvalidRequest, PolicyOverloaded, PolicyUnavailable
-from service.settings import PolicySettings
+from service.settings import PolicySettings, UpstreamSettings
+from service.upstream.guard import Guard
 from service.upstream.policy import HttpPolicy
 from tests.service.upstream.servers import Handler, serving
 
@@ -202,3 +203,42 @@ async def test_a_connection_that_breaks_is_a_failure_unless_the_completion_was_d
     with pytest.raises(PolicyUnavailable) as caught:
         await ask(breaking(delta({"content": "a"})), session)
     assert caught.value.kind == "broke_off"
+
+
+@pytest.mark.parametrize(
+    ("status", "answers"), [(200, True), (400, True), (429, True), (401, False), (404, False), (500, False)]
+)
+async def test_a_probe_completes_one_token(status: int, answers: bool, session: aiohttp.ClientSession) -> None:
+    async def complete(request: web.Request) -> web.Response:
+        body = await request.json()
+        assert (body["max_completion_tokens"], body.get("stream")) == (1, None)
+        choice = {"index": 0, "message": {"content": "a"}, "finish_reason": "length"}
+        return web.json_response({"choices": [choice]}, status=status)
+
+    async with serving(web.post("/v1/chat/completions", complete)) as url:
+        assert await HttpPolicy(PolicySettings(url=url, model="m", dialect="openai"), session).healthy() is answers
+
+
+async def test_a_frozen_engine_does_not_answer_its_probe_and_opens_the_circuit(session: aiohttp.ClientSession) -> None:
+    async def hang(request: web.Request) -> web.Response:
+        await asyncio.sleep(30)
+        return web.Response()
+
+    async def models(request: web.Request) -> web.Response:
+        return web.json_response({"data": []})
+
+    guard = Guard("policy", PolicyUnavailable, UpstreamSettings(failures=1, probe_seconds=0.1))
+    async with serving(web.post("/v1/chat/completions", hang), web.get("/v1/models", models)) as url:
+        assert not await HttpPolicy(PolicySettings(url=url, model="m"), session, guard).healthy()
+    assert guard.circuit.open
+
+
+async def test_an_error_in_mid_stream_counts_as_a_failure(session: aiohttp.ClientSession) -> None:
+    guard = Guard("policy", PolicyUnavailable, UpstreamSettings(failures=2))
+    handler = streaming(events(delta({"content": "a"}), {"error": "x"}))
+    async with serving(web.post("/v1/chat/completions", handler)) as url:
+        policy = HttpPolicy(PolicySettings(url=url, model="m"), session, guard)
+        for ask in (policy.sample, policy.relay):
+            with pytest.raises(PolicyUnavailable):
+                _ = [chunk async for chunk in ask(dict(BODY))]
+    assert guard.circuit.open

@@ -10,6 +10,8 @@ import pytest
 from aiohttp import web
 
 from service.errors import ModelMoved, ScorerLate, ScorerUnavailable
+from service.settings import UpstreamSettings
+from service.upstream.guard import Guard
 from service.upstream.scorer import HttpScorer, Scored, ScoreReply
 from tests.service.upstream.servers import Handler, serving
 
@@ -189,3 +191,32 @@ async def test_a_model_that_is_not_served_is_said(session: aiohttp.ClientSession
     async with serving(web.get("/v1/models", Models().show)) as url:
         with pytest.raises(ScorerUnavailable, match="no model 'other@1'"):
             await HttpScorer(url, None, session).resolve("other@1")
+
+
+@pytest.mark.parametrize(
+    ("status", "answers"), [(200, True), (400, True), (503, True), (500, False), (401, False), (409, False)]
+)
+async def test_a_probe_scores_one_token(status: int, answers: bool, session: aiohttp.ClientSession) -> None:
+    async def reply(request: web.Request) -> web.Response:
+        body = await request.json()
+        assert (len(body["completions"]), body["partial"]) == (1, True)
+        return web.json_response({"orm": "fake@1", "results": [GOOD]}, status=status)
+
+    async with serving(web.post("/v1/score", reply)) as url:
+        assert await HttpScorer(url, None, session).healthy() is answers
+
+
+async def test_a_frozen_engine_that_lists_its_models_opens_the_circuit(session: aiohttp.ClientSession) -> None:
+    models = Models()
+    guard = Guard("scorer", ScorerUnavailable, UpstreamSettings(failures=2, stall_seconds=0.05, probe_seconds=0.1))
+    async with serving(web.post("/v1/score", hang), web.get("/v1/models", models.show)) as url:
+        scorer = HttpScorer(url, None, session, guard)
+        with pytest.raises(ScorerLate):
+            await scorer.score([], [{"index": 0}], "fake@1", "billing", 100)
+        await scorer.resolve("champion", fresh=True)
+        assert not await scorer.healthy()
+        assert guard.circuit.open
+        for call in (scorer.resolve("champion", fresh=True), scorer.prefill([], "fake@1")):
+            with pytest.raises(ScorerUnavailable) as caught:
+                await call
+            assert caught.value.kind == "circuit_open"

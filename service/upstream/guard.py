@@ -1,0 +1,141 @@
+"""What surrounds every call of one upstream: its circuit, its failures in the metrics, when it was last heard."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from math import ceil
+
+from service.errors import ApiError, Failure, ScorerLate, UpstreamError
+from service.metrics import Metrics
+from service.settings import UpstreamSettings
+from service.upstream.circuit import Circuit
+
+# The upstream works: it has too much to do, serves another model, or objects to the request.
+_WORKING: frozenset[Failure] = frozenset({"overloaded", "moved", "refused"})
+
+
+class Call:
+    """One call under way."""
+
+    def __init__(self, guard: Guard, *, trial: bool) -> None:
+        self._guard = guard
+        self.trial = trial
+        self.heard_at = guard.clock()
+
+    def heard(self) -> None:
+        """The upstream sent something."""
+        self.heard_at = self._guard.heard_at = self._guard.clock()
+        if self.trial:
+            self.trial = False
+            self._guard.trial_answered()
+
+
+class Guard:
+    """The state of one upstream, from its traffic. `unavailable` is raised while its circuit is open."""
+
+    def __init__(
+        self,
+        name: str,
+        unavailable: type[UpstreamError],
+        settings: UpstreamSettings | None = None,
+        metrics: Metrics | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.settings = settings or UpstreamSettings()
+        self.circuit = Circuit(self.settings.failures, self.settings.pause_seconds, clock)
+        self.clock = clock
+        self.heard_at = float("-inf")
+        self._unavailable = unavailable
+        self._metrics = metrics
+        self._code: str | None = None
+        self._trial: asyncio.Future[None] | None = None
+        self._show()
+
+    @asynccontextmanager
+    async def call(self, stall_seconds: float | None = None, *, proves: bool = True) -> AsyncIterator[Call]:
+        """Surrounds one call. Raises at once while the circuit is open; who comes during its trial waits for that.
+
+        A call that is cancelled, or late, counts as failed if nothing was heard for `stall_seconds`. A call that
+        `proves` nothing, because a frozen engine would answer it too, can fail but not succeed.
+        """
+        call = Call(self, trial=await self._admit())
+        stall = self.settings.stall_seconds if stall_seconds is None else stall_seconds
+        try:
+            yield call
+        except UpstreamError as error:
+            self._failed(call, error, stall)
+            raise
+        except ApiError:
+            self._succeeded(call, proves)
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            if self.clock() - call.heard_at >= stall:
+                self.count("timeout")
+                self.circuit.fail(trial=call.trial)
+            raise
+        else:
+            self._succeeded(call, proves)
+        finally:
+            if call.trial:
+                self._settle()
+            self._show()
+
+    def trial_answered(self) -> None:
+        """Let the calls through that wait for the trial."""
+        self.circuit.trial_answered()
+        self._settle()
+        self._show()
+
+    async def _admit(self) -> bool:
+        """Whether this call is the trial of an open circuit."""
+        while self.circuit.open:
+            if (pause := self.circuit.pause_left()) > 0:
+                raise self._refusal(pause)
+            if self._trial is None:
+                self._trial = asyncio.get_running_loop().create_future()
+                return True
+            done, _ = await asyncio.wait({self._trial}, timeout=self.settings.probe_seconds)
+            if not done:
+                raise self._refusal(1)
+        return False
+
+    def _refusal(self, pause: float) -> UpstreamError:
+        self.count("circuit_open")
+        noun = self.name.partition(":")[0]
+        return self._unavailable(
+            f"the {noun} has failed {self.circuit.failures} times in a row; it is tried again in {ceil(pause)} s",
+            kind="circuit_open",
+            code=self._code,
+            retry_after=pause,
+        )
+
+    def _succeeded(self, call: Call, proves: bool) -> None:
+        if proves:
+            call.heard()
+            self.circuit.succeed()
+
+    def _failed(self, call: Call, error: UpstreamError, stall: float) -> None:
+        self.count(error.kind)
+        if error.kind in _WORKING:
+            call.heard()
+        elif not isinstance(error, ScorerLate) or self.clock() - call.heard_at >= stall:
+            self._code = error.code
+            self.circuit.fail(trial=call.trial)
+
+    def _settle(self) -> None:
+        if self._trial is not None and not self._trial.done():
+            self._trial.set_result(None)
+        self._trial = None
+
+    def count(self, kind: Failure) -> None:
+        """Count a failure, whatever follows from it."""
+        if self._metrics is not None:
+            self._metrics.upstream.errors.labels(self.name, kind).inc()
+
+    def _show(self) -> None:
+        if self._metrics is not None:
+            self._metrics.upstream.circuit.labels(self.name).set(self.circuit.open)
