@@ -1,4 +1,4 @@
-"""Shares, calibration errors and win-rates from labels, each row with a weight where rows were not drawn alike. Pure.
+"""Shares, calibration errors and win rates from labels, weighted if rows were drawn with different chances. Pure.
 
 A row that was drawn with chance c stands for 1/c rows (Horvitz and Thompson, 1952; as a ratio, Hájek, 1971).
 """

@@ -1,4 +1,4 @@
-"""Folders and files that appear whole or not at all, whatever is killed, and the digests they are held to.
+"""Writes folders and files atomically, whatever is killed, and computes their digests.
 
 Everything is written under `ROOT/.incoming/`, flushed to the disk and then renamed, so that a reader sees all of it
 or none. The rename of a folder fails where one lies already: that is what decides between two writers, on a local

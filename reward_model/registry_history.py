@@ -1,4 +1,4 @@
-"""How a registry's aliases came to point where they do: one folder for each event, and the moves themselves.
+"""History of a registry's aliases: one folder for each event, and the moves themselves.
 
 `.history/000007/event.json` is the seventh event, with the gate's report beside it where there was one. `aliases.json`
 alone says where an alias points. An event is written first, with the aliases as they were; if its writer is killed

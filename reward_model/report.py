@@ -1,4 +1,4 @@
-"""Reports for people: one HTML file with its tables and plots inside, readable from a phone to a wide screen."""
+"""HTML reports: one file with its tables and plots inside, readable on phones and wide screens."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The gateway: an OpenAI-compatible front for best-of-N with a reward model (start at `pipeline.py`)."""
+"""The gateway: OpenAI's chat API over best-of-N with a reward model. Start reading at `request/pipeline.py`."""

@@ -1,4 +1,4 @@
-"""The gateway's app: what is built at start, the routes, and what stands around them."""
+"""The gateway's ASGI app: what is built at startup, the routes, and the middleware around them."""
 
 from __future__ import annotations
 

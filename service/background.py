@@ -1,4 +1,4 @@
-"""Loops beside the requests. One that dies is logged, counted, restarted with backoff, and named by readiness."""
+"""Background tasks. One that dies is logged, counted, restarted with exponential backoff, and named by readiness."""
 
 from __future__ import annotations
 

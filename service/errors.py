@@ -1,4 +1,4 @@
-"""Everything the gateway says no with, and how each looks over HTTP.
+"""The gateway's errors, as one tree, and the HTTP status and body of each.
 
 WinnowError
 ├── SetupError              something must be installed, configured or freed first (command line only)

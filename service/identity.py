@@ -1,4 +1,4 @@
-"""Who asks: a tenant in a role. What a tenant sends never chooses either."""
+"""The identity behind a request: a tenant and its role. Nothing in a request's body can change either."""
 
 from __future__ import annotations
 

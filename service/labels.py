@@ -1,4 +1,4 @@
-"""What people said of answers, as the preference pairs and labelled replies that the trainer reads.
+"""Verdicts, feedback and audit labels as the preference pairs and labelled replies that the trainer reads.
 
 A pair comes from a review that chose or wrote another reply, from an application's preference, from an audit. A
 labelled reply comes from any verdict on the winner, and carries the chance with which it was judged: reviews see the

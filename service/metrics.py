@@ -1,4 +1,4 @@
-"""Every metric of the gateway, over an injected registry. Label values are ours, never a client's text."""
+"""Every metric of the gateway, in an injected registry. Label values are names of the gateway's or the operator's."""
 
 from __future__ import annotations
 

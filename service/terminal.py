@@ -1,4 +1,4 @@
-"""What every command of the gateway shares on a terminal: options, and errors as one line."""
+"""What the gateway's commands share: common options, and errors printed as one line."""
 
 from __future__ import annotations
 

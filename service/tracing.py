@@ -1,4 +1,4 @@
-"""Spans of one request, and the trace context that it passes upstream.
+"""Spans of a request, and the trace context that is propagated upstream.
 
 The names of OpenTelemetry's semantic conventions stand here and nowhere else. `span` is what the rest of the gateway
 calls: it needs no library, and costs one look at a variable when nothing is recorded. No attribute holds a text of a

@@ -1,4 +1,4 @@
-"""One loaded reward model at work: tokenises in threads, scores through its batcher, calibrates."""
+"""The engine of one loaded reward model: tokenises in threads, scores through its batcher, calibrates."""
 
 from __future__ import annotations
 

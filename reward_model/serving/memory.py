@@ -1,4 +1,4 @@
-"""How the C library keeps memory that a forward pass frees, for the next one."""
+"""Makes the C library keep the memory that a forward pass frees, for the next one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of many completions in one packed forward pass: each prompt once, and of each completion what is new."""
+"""Scores many completions in one packed forward pass: each prompt once, and only the new tokens of each completion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys and values of prompts and of completions that still grow: bounded memory, least recently used first out."""
+"""The KV cache of prompts and partial completions: bounded memory, least recently used first out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the scorer is sent."""
+"""Request schemas of the scorer."""
 
 from __future__ import annotations
 

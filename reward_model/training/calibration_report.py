@@ -1,4 +1,4 @@
-"""The report of a calibrator: what it was fitted on, how far to believe it, what may be accepted."""
+"""The report of a calibrator: its data, its calibration error, and the thresholds that it supports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the trainer's commands share: how an error reaches the person at the terminal."""
+"""What the trainer's commands share: errors printed as one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far to believe a calibrator: measured on winners whose group its fit left out, with bootstraps over groups."""
+"""Cross-validates a calibrator: on winners of groups left out of its fit, with bootstraps over groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The head's first weights: a logistic regression on what the frozen layers already know.
+"""Initial weights of the head: a logistic regression on frozen hidden states.
 
 One forward pass over the pairs, no backward one: cheaper than an epoch in which the head learns alone by gradient
 descent, and exact. The layers then learn from a head that ranks instead of one that guesses.

@@ -1,4 +1,4 @@
-"""What a run learns from: the sources that its recipe names, split by group, capped and repeated."""
+"""The training data of a run: the sources of its recipe, split by group, capped and repeated."""
 
 from __future__ import annotations
 

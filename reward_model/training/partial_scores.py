@@ -1,4 +1,4 @@
-"""What the score of a completion's first tokens says of its final score."""
+"""How well the score of a partial completion predicts its final score."""
 
 from __future__ import annotations
 

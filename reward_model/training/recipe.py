@@ -1,4 +1,4 @@
-"""One TOML file is one training run: what is kept, what is read, how it is optimised."""
+"""The recipe of a training run, one TOML file: model, data, loss and optimiser."""
 
 from __future__ import annotations
 

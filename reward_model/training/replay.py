@@ -1,4 +1,4 @@
-"""What a stopping rule would have done with candidates that were sampled to their end, and what it saves and costs."""
+"""Replays a stopping rule on candidates that were sampled to completion: what it saves and what it costs."""
 
 from __future__ import annotations
 

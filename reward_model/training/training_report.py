@@ -1,4 +1,4 @@
-"""The report of a training run: how it learned, and what it knows of pairs that it never saw."""
+"""The report of a training run: learning curves, and accuracy on held-out pairs."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Who may start: requests and tokens a minute, candidates at once."""
+"""Admission: limits on requests and tokens a minute, and on concurrent candidates."""

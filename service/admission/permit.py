@@ -1,4 +1,4 @@
-"""Leave to work on a request: so many candidates, so many tokens; given back when the block ends."""
+"""A permit to work on a request, for a number of candidates and tokens; returned when the block ends."""
 
 from __future__ import annotations
 

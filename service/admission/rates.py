@@ -1,4 +1,4 @@
-"""Rates by the library `limits`: counted in this process, or in Redis or Valkey for several gateways together.
+"""Rate limits by the library `limits`: counted in this process, or in Redis or Valkey, shared by several gateways.
 
 If the shared store does not answer, each gateway counts for itself until it does: a limit then holds for each gateway
 instead of for all of them, and no request fails for it.

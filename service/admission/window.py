@@ -1,4 +1,4 @@
-"""A sliding window at one moment: what is left of a limit, and when more of it is free. Pure."""
+"""State of a sliding window: what is left of a limit, and when more becomes free. Pure."""
 
 from __future__ import annotations
 

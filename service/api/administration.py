@@ -1,4 +1,4 @@
-"""/v1/settings and /v1/actions: what the gateway goes by, and what operators did. For admins."""
+"""/v1/settings and /v1/actions: the settings in force, and the log of operators' actions. For admins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""/v1/audits: pairs of replies that people judge blind. For operators and admins."""
+"""/v1/audits: pairs of replies that annotators judge blind. For operators and admins."""
 
 from __future__ import annotations
 

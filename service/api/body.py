@@ -1,4 +1,4 @@
-"""Reading a request: its body up to a limit, and whether its client is still there."""
+"""Reads a request's body up to a limit, and watches whether the client is still connected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages of other origins that may call the API from a browser."""
+"""CORS: which origins may call the API from a browser."""
 
 from __future__ import annotations
 

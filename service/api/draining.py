@@ -1,4 +1,4 @@
-"""What a stopping gateway does with requests: those at work go on, new ones are refused, probes are answered."""
+"""Draining: requests in progress continue, new ones are refused, probes are answered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every failure as OpenAI's error body, under the status that it means."""
+"""Every failure as OpenAI's error body, with its HTTP status."""
 
 from __future__ import annotations
 

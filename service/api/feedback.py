@@ -1,4 +1,4 @@
-"""POST /v1/feedback: what an application's users say of an answer."""
+"""POST /v1/feedback: a thumb, a rating or a preference from an application's users."""
 
 from __future__ import annotations
 

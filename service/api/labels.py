@@ -1,4 +1,4 @@
-"""GET /v1/labels/...: what people said, as rows for the trainer. For operators and admins."""
+"""GET /v1/labels/...: verdicts, feedback and audit labels as rows for the trainer. For operators and admins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GET /v1/rerank/{response id}: the `rerank` object later, for clients whose library drops it."""
+"""GET /v1/rerank/{response id}: the `rerank` object again, for clients whose library drops unknown fields."""
 
 from __future__ import annotations
 

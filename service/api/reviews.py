@@ -1,4 +1,4 @@
-"""/v1/reviews: what waits for a person. For operators and admins; clients fetch what was decided by response id."""
+"""/v1/reviews: answers that wait for a reviewer. For operators and admins; clients fetch the verdict by response id."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of an audit: every share weighted by what its row stands for, with its interval and its baseline. Pure."""
+"""Figures of an audit: every share weighted by the rows' sampling weights, with its interval and baseline. Pure."""
 
 from __future__ import annotations
 

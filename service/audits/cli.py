@@ -1,4 +1,4 @@
-"""`winnow audit`: a random sample of answers, judged blind, and what it says."""
+"""`winnow audit`: draws a random sample of answers, has it judged blind, and reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws an audit: a stratified random sample of answers, each winner against another reply, sides hidden."""
+"""Draws an audit: a stratified random sample of answers, each winner paired with another reply, sides shuffled."""
 
 from __future__ import annotations
 

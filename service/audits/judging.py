@@ -1,4 +1,4 @@
-"""Audits: what annotators are given, blind, and what they say of it. A label is durable when the call returns."""
+"""Audits: the pairs that annotators are given, blind, and their labels. A label is durable when the call returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The newest audit's agreement as a metric, for as long as the gateway runs."""
+"""Keeps the metric of the newest audit's agreement up to date while the gateway runs."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The processes of one machine."""
+"""The processes of `winnow serve` on one machine."""

@@ -1,4 +1,4 @@
-"""The gateway's own process: a server that finishes what it took before it stops.
+"""The gateway's process: a server that finishes its requests before it stops.
 
 SIGTERM or Ctrl-C: not ready at once, and still listening, so that whoever asks can see it; new requests are refused
 after `drain_delay_seconds`; it stops when none is at work, at the latest `drain_seconds` after that. A second signal

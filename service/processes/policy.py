@@ -1,4 +1,4 @@
-"""How the policy is launched: vLLM's own OpenAI server, never reimplemented.
+"""Launches the policy: vLLM's own OpenAI server.
 
 This process imports neither torch nor vLLM. It prepares the bundled model in a process of its own and then
 becomes vLLM (`exec`), so that signals and exit codes are vLLM's.

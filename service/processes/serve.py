@@ -1,4 +1,4 @@
-"""`winnow serve`: policy, scorer and gateway of one machine, from nothing to a curl that works."""
+"""`winnow serve`: policy, scorer and gateway on one machine, up to a curl command that works."""
 
 from __future__ import annotations
 

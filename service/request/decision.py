@@ -1,4 +1,4 @@
-"""What may be done with a reply. Pure: a probability and its calibrator in, a decision out."""
+"""Decides whether a reply may be sent. Pure: a probability and its calibrator in, a decision out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waits for the candidates of a request to come to a mark: so many tokens, or their end."""
+"""Waits until the candidates of a request reach a mark (a number of tokens) or their end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a pool of candidates to what is sent. Pure, but for the errors that a route asks for.
+"""From a pool of candidates to what is sent. Pure, except for the errors that a route's settings request.
 
 An `Outcome` is made once and never changed: what is answered, stored and counted is one value.
 """

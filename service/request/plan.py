@@ -1,4 +1,4 @@
-"""What will be done with a request: the route's settings, narrowed by the request's own wishes."""
+"""The plan of a request: the route's settings with the request's own options, within the route's bounds."""
 
 from __future__ import annotations
 

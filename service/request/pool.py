@@ -1,4 +1,4 @@
-"""What sampling and scoring left behind."""
+"""The result of sampling and scoring: the candidates, and what stopped them."""
 
 from __future__ import annotations
 

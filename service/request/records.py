@@ -1,4 +1,4 @@
-"""A request as rows of the store: what was asked, what was sampled, what was decided. Pure."""
+"""A request as rows of the store: its prompt, candidates and decision. Pure."""
 
 from __future__ import annotations
 

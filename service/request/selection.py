@@ -1,4 +1,4 @@
-"""Which candidate wins. Pure: candidates in, an order out."""
+"""Selects the winner. Pure: candidates in, an order out."""
 
 from __future__ import annotations
 

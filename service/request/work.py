@@ -1,4 +1,4 @@
-"""One request under way."""
+"""One request in progress."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What waits for a person, and what applications say of answers."""
+"""Answers that wait for a reviewer, and feedback from applications."""

@@ -1,4 +1,4 @@
-"""Whether a person sees an answer, and how likely that was: verdicts are reweighted by the inverse of that chance."""
+"""Whether a reviewer sees an answer, and with which chance: verdicts are reweighted by its inverse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What applications say of answers: a thumb, a rating, which of two candidates was the better one."""
+"""Feedback from applications: a thumb, a rating, or the better one of two candidates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Review tickets: an answer that a person decides. What is written here is durable when the call returns."""
+"""Review tickets: answers for a reviewer to decide. What is written here is durable when the call returns."""
 
 from __future__ import annotations
 

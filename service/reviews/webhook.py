@@ -1,4 +1,4 @@
-"""Other systems are told of reviews: events in the store, posted until somebody takes them, at least once each."""
+"""The webhook of reviews: events of the store, posted with exponential backoff until the receiver accepts them."""
 
 from __future__ import annotations
 

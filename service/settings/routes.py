@@ -1,4 +1,4 @@
-"""What is done with each kind of request, and the profiles that ship."""
+"""Settings of a route, and the profiles that ship."""
 
 from __future__ import annotations
 

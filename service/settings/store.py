@@ -1,4 +1,4 @@
-"""What is remembered of requests, and where."""
+"""Settings of the store: what is kept of requests, and where."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the gateway remembers: answers with their candidates, reviews, feedback, audits, operators' actions."""
+"""The store: answers with their candidates, reviews, feedback, audits, and the log of operators' actions."""

@@ -1,4 +1,4 @@
-"""`winnow store`: what an operator does with the history by hand."""
+"""`winnow store`: deletes and exports stored answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""History is written behind the requests: a bounded queue, one task that writes what has gathered, never a wait."""
+"""Writes history in the background: a bounded queue, and one task that writes in batches. No request waits for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An answer's `rerank` object from the store, for when no process remembers it any more."""
+"""Reads an answer's `rerank` object from the store when no process has it in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The outbox: events written in one transaction with what they tell of; `service.reviews.webhook` delivers them."""
+"""The outbox: events written in the transaction that caused them; `service.reviews.webhook` delivers them."""
 
 from __future__ import annotations
 

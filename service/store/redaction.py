@@ -1,4 +1,4 @@
-"""Card numbers, IBANs, e-mail addresses, telephone numbers and keys, taken out before a text is stored.
+"""Removes card numbers, IBANs, e-mail addresses, telephone numbers and keys before a text is stored.
 
 Cards and IBANs are told by their check digits (Luhn's of ISO/IEC 7812, ISO 7064), so that an order number stays.
 Telephone numbers have none: what is written like one goes, a bare row of digits without a leading 0 or + does not.

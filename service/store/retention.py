@@ -1,4 +1,4 @@
-"""What is forgotten: everything after a time, everything of a user at once."""
+"""Deletes stored answers: all beyond the retention period, or all of one user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A policy's chunks in one shape, whatever shape they come in.
+"""Normalises a policy's chunks to one shape.
 
 A normal chunk is OpenAI's `chat.completion.chunk`: `choices` holds the choice 0 or nothing; its `delta` is an object;
 `content` is text or None; each entry of `tool_calls` has an integer `index` and arguments as text; reasoning stands

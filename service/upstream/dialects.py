@@ -1,4 +1,4 @@
-"""The policy's request in the dialect of its server."""
+"""Adapts the policy's request to the dialect of its server."""
 
 from __future__ import annotations
 

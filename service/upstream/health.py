@@ -1,4 +1,4 @@
-"""Whether upstreams and the store answer: from their traffic, and from a probe if there is none."""
+"""Health of the upstreams and the store: from their traffic, or from a probe if there is none."""
 
 from __future__ import annotations
 

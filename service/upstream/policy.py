@@ -1,4 +1,4 @@
-"""The policy: any OpenAI-compatible server, asked by streaming requests with n=1 that can be cancelled singly."""
+"""Client of the policy, any OpenAI-compatible server: streaming requests with n=1, each cancelled by itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a policy's error becomes for the client: a sentence of ours, a stable code, the parameter to change.
+"""Maps a policy's error to the client's: our own sentence, a stable code, and the parameter to change.
 
 The policy's own text never goes further than this module: it may quote the prompt, an address or a stack.
 """

@@ -1,4 +1,4 @@
-"""The scorer: the reward model behind HTTP. It alone calibrates."""
+"""Client of the scorer, the reward model behind HTTP. Only the scorer calibrates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tool call a streamed fragment belongs to, whatever the policy says or leaves out."""
+"""Assigns each streamed fragment to its tool call, even if the policy omits or repeats indices."""
 
 from __future__ import annotations
 
