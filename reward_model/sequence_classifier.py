@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,10 @@ class PaddedClassifier(nn.Module):
         self.model = model
         self.text_config = model.config.get_text_config()
         self.own_pad: int | None = self.text_config.pad_token_id
-        self.separator = tokenizer.sep_token_id if "token_type_ids" in tokenizer.model_input_names else None
+        # A tokenizer may list segment ids that its model does not take (DistilBERT).
+        takes_segments = "token_type_ids" in inspect.signature(model.forward).parameters
+        listed = "token_type_ids" in tokenizer.model_input_names
+        self.separator = tokenizer.sep_token_id if listed and takes_segments else None
 
     def forward(self, input_ids: Tensor, spans: Tensor) -> Tensor:
         """Scores [B]; `spans` [B, 2]: flat positions of the replies' first and last tokens; the last give the mask."""
@@ -114,10 +118,14 @@ class PaddedClassifier(nn.Module):
 class ChatFormatter(OwnTokens):
     """For models with a chat template: the conversation with its reply, exactly as the template writes both."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, rule: FormattingRule) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, rule: FormattingRule, padding: int | None = None
+    ) -> None:
+        """`padding`: a token of which transformers reads none at the end, though a template may end a reply with it."""
         super().__init__(tokenizer, rule)
+        self._padding = padding
         turns = [Message(role="user", content=""), Message(role="assistant", content="")]
-        self._closing = self._rendered_ids(self._render(turns).rpartition("\ue0001\ue001")[2], [])
+        self._closing = self._unpadded(self._rendered_ids(self._render(turns).rpartition("\ue0001\ue001")[2], []))
 
     def full_prompt_ids(self, messages: list[Message]) -> list[int]:
         """The conversation up to where the template puts the reply."""
@@ -125,10 +133,22 @@ class ChatFormatter(OwnTokens):
         rendered = self._render([*messages, Message(role="assistant", content="")])
         return self._rendered_ids(rendered.rpartition(f"\ue000{len(messages)}\ue001")[0], texts)
 
+    def conversation_ids(self, text: str) -> tuple[list[int], int]:
+        """As the model's own tokenizer has it, but for padding at the end."""
+        ids, cut = super().conversation_ids(text)
+        return self._unpadded(ids), cut
+
     @property
     def closing(self) -> list[int]:
-        """What the template writes after a reply."""
+        """What the template writes after a reply, but for padding at the end: whatever path scores a text reads the
+        same token of it."""
         return self._closing
+
+    def _unpadded(self, ids: list[int]) -> list[int]:
+        end = len(ids)
+        while end and ids[end - 1] == self._padding:
+            end -= 1
+        return ids[:end]
 
 
 def _formatter(tokenizer: PreTrainedTokenizerFast, config: Any) -> Formatter:
@@ -136,4 +156,6 @@ def _formatter(tokenizer: PreTrainedTokenizerFast, config: Any) -> Formatter:
     # RoBERTa counts positions from its padding index, so two of them are not to be had.
     longest = min(int(tokenizer.model_max_length), positions - 2, _LONGEST)
     rule = FormattingRule(max_prompt_tokens=longest - longest // 3, max_completion_tokens=longest // 3)
-    return ChatFormatter(tokenizer, rule) if tokenizer.chat_template else PairFormatter(tokenizer, rule)
+    if not tokenizer.chat_template:
+        return PairFormatter(tokenizer, rule)
+    return ChatFormatter(tokenizer, rule, config.get_text_config().pad_token_id)

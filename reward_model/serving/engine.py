@@ -113,6 +113,9 @@ class Engine:
         return replace(result, probabilities=self.probabilities(result.scores, route, stopping_rule))
 
     def _item(self, prompt: list[int], completion: list[int], locale: str | None, *, partial: bool) -> Item:
+        if not completion:
+            # Nothing was said and nothing closes it: its score is read where the reply would begin.
+            prompt, completion = prompt[:-1], prompt[-1:]
         kept = len(completion) - len(self.model.formatter.closing) if partial else 0
         return Item(tuple(prompt), tuple(completion), locale, kept)
 

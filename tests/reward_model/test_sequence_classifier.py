@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from prometheus_client import CollectorRegistry
 
 from reward_model.errors import BadInput, CheckpointError
 from reward_model.formatting import Completion, parse_messages
 from reward_model.loaded_model import LoadedModel
 from reward_model.sequence_classifier import load_sequence_classifier
+from reward_model.serving.engine import Engine
+from reward_model.serving.metrics import ScorerMetrics
+from reward_model.serving.settings import ScorerSettings
 
 PROMPT = [{"role": "user", "content": "My card was charged twice, please refund my bill."}]
 REPLIES = ["Please.", "The card was charged; a refund is on its way to your card.", "bill " * 30, "ok"]
@@ -27,6 +31,11 @@ def save(folder: Path, base: Path, kind: str, **changes: Any) -> tuple[Any, Any]
     shared = {"vocab_size": len(tokenizer), "num_labels": 1, "initializer_range": 0.2, **SIZES, **changes}
     if kind == "llama":
         config: Any = hf.LlamaConfig(num_key_value_heads=2, max_position_embeddings=512, **shared)
+    elif kind == "distilbert":
+        names = {"hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"}
+        sizes = {names.get(name, name): value for name, value in shared.items() if name != "intermediate_size"}
+        config = hf.DistilBertConfig(max_position_embeddings=512, hidden_dim=64, **sizes)
+        _make_encoders(tokenizer)
     else:
         config = hf.BertConfig(max_position_embeddings=512, **shared)
         _make_encoders(tokenizer)
@@ -98,6 +107,45 @@ def test_an_encoder_scores_the_pair_that_its_tokenizer_makes(base: Path, tmp_pat
     assert max(expected) - min(expected) > 1e-2
     text = "one text alone"
     assert loaded.formatter.conversation_ids(text) == (tokenizer(text)["input_ids"], 0)
+
+
+def test_an_encoder_that_takes_no_segment_ids_gets_none(base: Path, tmp_path: Path) -> None:
+    model, tokenizer = save(tmp_path, base, "distilbert")
+    loaded = load_sequence_classifier(str(tmp_path), torch.float32)
+    pairs = [tokenizer("user: " + PROMPT[0]["content"], reply, return_tensors="pt") for reply in REPLIES]
+    expected = [logit(model, **{n: v for n, v in pair.items() if n != "token_type_ids"}) for pair in pairs]
+    assert max(expected) - min(expected) > 1e-2
+    assert loaded.score(sequences(loaded)).tolist() == pytest.approx(expected, abs=1e-4)
+
+
+TIGHT = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+async def test_a_reply_closed_by_the_padding_token_has_one_score_on_every_path(base: Path, tmp_path: Path) -> None:
+    model, tokenizer = save(tmp_path, base, "llama", pad_token_id=2)
+    tokenizer.chat_template = TIGHT
+    tokenizer.save_pretrained(tmp_path)
+    replies = [*REPLIES, ""]
+    conversations = [[*PROMPT, {"role": "assistant", "content": reply}] for reply in replies]
+    rendered = [tokenizer.apply_chat_template(turns, tokenize=False) for turns in conversations]
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in rendered]
+    assert all(row[-1] == 2 for row in ids)
+    expected = [logit(model, input_ids=torch.tensor([row])) for row in ids]
+    loaded = load_sequence_classifier(str(tmp_path), torch.float32)
+    prompt, completions = parse_messages(PROMPT), [Completion(content=reply) for reply in replies]
+    for megabytes in (0, 64):
+        settings = ScorerSettings(prefix_cache_mb=megabytes)
+        engine = Engine(loaded, settings, ScorerMetrics(CollectorRegistry()))
+        engine.batcher.start()
+        together = (await engine.score(prompt, completions)).scores
+        apart = [(await engine.score(prompt, [completion])).scores[0] for completion in completions]
+        as_texts = (await engine.score_texts(rendered)).scores
+        await engine.batcher.stop()
+        for scores in (together, apart, as_texts):
+            assert scores == pytest.approx(expected, abs=1e-4)
 
 
 def test_what_is_too_long_is_cut_and_keeps_its_ends(base: Path, tmp_path: Path) -> None:
