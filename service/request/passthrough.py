@@ -12,6 +12,7 @@ import orjson
 
 from service.errors import DeadlineMissed
 from service.metrics import Metrics
+from service.request.calls import completion_call
 from service.request.candidate import Candidate
 from service.request.respond import chunk_of
 from service.request.work import Work
@@ -40,15 +41,15 @@ class Passthrough:
         with self._reaching():
             async with asyncio.timeout(self._work.deadline.remaining()):
                 chunk = await self._policy.complete(self._work.plan.body(0))
-        now = time.perf_counter()
-        self.candidate.feed(chunk, now)
+            now = time.perf_counter()
+            self.candidate.feed(chunk, now)
         self._metrics.observe("sampling", now - began, self._work.timings_ms)
 
     async def relay(self) -> AsyncGenerator[list[bytes], None]:
         """Chunks as they come, within the deadline; the one that ends the completion is held back."""
         relabelled, began = Relabelled(self._work), time.perf_counter()
-        try:
-            with self._reaching():
+        with self._reaching():
+            try:
                 async with aclosing(self._policy.relay(self._work.plan.body(0))) as blocks:
                     while True:
                         async with asyncio.timeout(self._work.deadline.remaining()):
@@ -58,13 +59,13 @@ class Passthrough:
                         self.candidate.first_token_at = self.candidate.first_token_at or time.perf_counter()
                         if shown := [chunk for payload in block if (chunk := relabelled(payload)) is not None]:
                             yield shown
-            for last in relabelled.ending:
-                self.candidate.feed(last, time.perf_counter())
-            self.last_choices = relabelled.last_choices
-        finally:
-            # Of a stream that was cut off no usage is known: a chunk is a token at least.
-            self.candidate.completion_tokens = self.candidate.completion_tokens or relabelled.count
-            self._observe(began)
+                for last in relabelled.ending:
+                    self.candidate.feed(last, time.perf_counter())
+                self.last_choices = relabelled.last_choices
+            finally:
+                # Of a stream that was cut off no usage is known: a chunk is a token at least.
+                self.candidate.completion_tokens = self.candidate.completion_tokens or relabelled.count
+                self._observe(began)
 
     def _observe(self, began: float) -> None:
         first, now = self.candidate.first_token_at, time.perf_counter()
@@ -75,7 +76,8 @@ class Passthrough:
     @contextmanager
     def _reaching(self) -> Iterator[None]:
         try:
-            yield
+            with completion_call(self._work.plan, self.candidate):
+                yield
         except TimeoutError as error:
             raise DeadlineMissed(f"the completion was not ready within {self._work.plan.budget_ms} ms") from error
 

@@ -19,7 +19,7 @@ from routing.router import RouteDecision
 from service.admission.admission import Admission
 from service.errors import StoreUnavailable
 from service.identity import Identity
-from service.metrics import Metrics
+from service.metrics import Metrics, tokens_spent
 from service.request.deadline import Deadline
 from service.request.outcome import Outcome, conclude, passed_through, with_greedy
 from service.request.passthrough import Passthrough
@@ -34,6 +34,7 @@ from service.request.work import Work
 from service.reviews.escalation import escalation_of
 from service.settings import Settings
 from service.store.history import History
+from service.summary import note
 from service.upstream.policy import Policy
 from service.upstream.scorer import Scorer
 
@@ -78,11 +79,14 @@ class Pipeline:
         route = self.settings.routes[decision.route]
         policy = self.settings.policy(route.policy)
         plan = make_plan(request, identity, decision.route, decision.probability, route, policy)
+        note(response_id=response_id, route=plan.route, model=policy.model, stream=request.stream, n=plan.n)
         deadline = Deadline(plan.budget_ms - (time.perf_counter() - began) * 1000)
-        permit = await self.admission.reserve(
-            identity, plan.route, n=plan.n, min_n=plan.least_n, max_tokens=plan.max_tokens
-        )
+        with self.metrics.stage("admission"):
+            permit = await self.admission.reserve(
+                identity, plan.route, n=plan.n, min_n=plan.least_n, max_tokens=plan.max_tokens
+            )
         plan = replace(plan, n=permit.n)
+        note(n=plan.n)
         return Work(response_id, request, identity, plan, deadline, began, int(time.time()), permit, timings)
 
     async def answer(self, work: Work) -> Answer:
@@ -94,7 +98,8 @@ class Pipeline:
                 return await self._finish(work, Pool((greedy.candidate,)), passed_through(work.plan, greedy.candidate))
             sampling = Sampling(work, self._policy(work), self.scorer, self.metrics)
             pool = await sampling.run()
-            outcome = conclude(work.plan, pool)
+            with self.metrics.stage("decide"):
+                outcome = conclude(work.plan, pool)
             if outcome.wants_greedy(work.plan):
                 outcome = with_greedy(work.plan, outcome, await sampling.greedy())
             return await self._finish(work, pool, outcome)
@@ -120,13 +125,14 @@ class Pipeline:
     async def _finish(self, work: Work, pool: Pool, outcome: Outcome) -> Answer:
         """Store, respond, count. The time is taken once: what is stored is what is answered."""
         self.metrics.observe("total", time.perf_counter() - work.began, work.timings_ms)
-        outcome = await self._store(work, pool, outcome)
-        answer = respond(work, pool, outcome)
+        with self.metrics.stage("store"):
+            outcome = await self._store(work, pool, outcome)
+        with self.metrics.stage("respond"):
+            answer = respond(work, pool, outcome)
         self.recent.remember(work.id, work.identity.tenant, answer.rerank)
         plan = work.plan
         self.metrics.count_answer(plan.route, plan.policy.model, work.candidates, outcome.winner, outcome.degraded)
-        seconds = time.perf_counter() - work.began
-        self.metrics.count_request(plan.route, plan.policy.model, outcome.decision, 200, seconds)
+        note(decision=outcome.decision, sent=outcome.sent, degraded=outcome.degraded, timings_ms=work.timings_ms)
         return answer
 
     async def _store(self, work: Work, pool: Pool, outcome: Outcome) -> Outcome:
@@ -175,4 +181,6 @@ class Pipeline:
                 self.metrics.count_failure(work.plan.route, work.plan.policy.model, work.candidates)
                 raise
             finally:
-                work.permit.settle(sum(candidate.completion_tokens for candidate in work.candidates))
+                spent = tokens_spent(work.candidates)
+                note(prompt_tokens=spent.prompt, completion_tokens=spent.completion)
+                work.permit.settle(spent.completion)

@@ -12,6 +12,7 @@ from reward_model.stopping import expected_rise, hopeless
 from service.errors import ApiError, PolicyUnavailable
 from service.failure import frames
 from service.metrics import Metrics
+from service.request.calls import completion_call
 from service.request.candidate import Candidate
 from service.request.marks import Marks
 from service.request.outcome import accepted
@@ -112,11 +113,12 @@ class Sampling:
         """Feed a candidate with its stream until it ends."""
         body = self._plan.body(candidate.index, greedy=greedy)
         try:
-            async with aclosing(self._policy.sample(body)) as chunks:
-                async for chunk in chunks:
-                    candidate.feed(chunk, time.perf_counter())
-                    if marks is not None:
-                        marks.advanced()
+            with completion_call(self._plan, candidate):
+                async with aclosing(self._policy.sample(body)) as chunks:
+                    async for chunk in chunks:
+                        candidate.feed(chunk, time.perf_counter())
+                        if marks is not None:
+                            marks.advanced()
         except PolicyUnavailable:
             candidate.broken = True
             raise

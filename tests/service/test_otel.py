@@ -121,3 +121,73 @@ async def test_spans_are_sent_to_the_collector(unused_tcp_port_factory: Any) -> 
     ((path, body),) = received
     assert path == "/v1/traces"
     assert b"winnow-gateway" in body
+
+
+async def test_a_reranked_request_is_one_tree_of_its_stages(start_gateway: Any, recorded: Recorded) -> None:
+    async with start_gateway(tracing=recorded.tracing, routes={"billing": {"n": 3}}) as gateway:
+        body = {"model": "winnow", "messages": [{"role": "user", "content": "I was charged twice"}], "max_tokens": 9}
+        answer = (await gateway.post(headers={"traceparent": _PARENT}, json=body)).json()
+        calls = gateway.policy.headers
+    root = recorded.only("POST /v1/chat/completions")
+    assert root.parent is not None
+    assert f"{root.parent.span_id:016x}" == "00f067aa0ba902b7"
+    children = [span.name for span in recorded.spans() if span.parent and span.parent.span_id == _id(root)]
+    model = gateway.settings.policy_model
+    stages = ["admission", "admission", "route", "decide", "store", "respond"]
+    assert sorted(children) == sorted([*stages, *[f"chat {model}"] * 3, *["scoring"] * 3])
+    sampled = [span for span in recorded.spans() if span.name == f"chat {model}"]
+    assert {_attributes(span)["winnow.candidate"] for span in sampled} == {0, 1, 2}
+    for span_ in sampled:
+        told = {name: value for name, value in _attributes(span_).items() if name.startswith("gen_ai")}
+        assert told == {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.request.model": model,
+            "gen_ai.request.max_tokens": 9,
+            "gen_ai.usage.input_tokens": 7,
+            "gen_ai.usage.output_tokens": 1,
+            "gen_ai.response.finish_reasons": ("stop",),
+        }
+    # Each call upstream is a child of the span of its own candidate.
+    assert {call["traceparent"].split("-")[2] for call in calls} == {f"{_id(span):016x}" for span in sampled}
+    facts = _attributes(root)
+    assert (facts["gen_ai.response.id"], facts["winnow.route"], facts["winnow.candidates"]) == (
+        answer["id"],
+        "billing",
+        3,
+    )
+    assert (facts["winnow.decision"], facts["winnow.sent"]) == (
+        answer["rerank"]["decision"],
+        answer["rerank"]["sent"],
+    )
+    assert (facts["gen_ai.usage.input_tokens"], facts["gen_ai.usage.output_tokens"]) == (7, 3)
+
+
+async def test_no_text_is_in_any_attribute(start_gateway: Any, recorded: Recorded, script: Any) -> None:
+    secret = "xyzzy-4111"
+    async with start_gateway(tracing=recorded.tracing) as gateway:
+        gateway.policy.answer = lambda body, i: script([secret])
+        await gateway.ask(f"I was charged twice {secret}", user=secret, metadata={"a": secret})
+        await gateway.ask(f"hello {secret}", stream=True)
+        gateway.policy.answer = lambda body, i: script([secret, secret], die_after=1)
+        await gateway.ask(f"I was charged twice {secret}")
+        await gateway.http.get(f"{gateway.url}/{secret}")
+    assert len(recorded.spans()) > 30
+    assert not any(secret in span.to_json() for span in recorded.spans())
+
+
+async def test_a_streamed_answer_ends_its_spans(start_gateway: Any, recorded: Recorded) -> None:
+    async with start_gateway(tracing=recorded.tracing) as gateway:
+        await gateway.ask("hello", stream=True)
+    root, call = recorded.only("POST /v1/chat/completions"), recorded.only(f"chat {gateway.settings.policy_model}")
+    assert call.parent is not None
+    assert call.parent.span_id == _id(root)
+    assert _attributes(call)["gen_ai.usage.output_tokens"] == 1
+    assert root.end_time is not None
+    assert call.end_time is not None
+    assert root.end_time >= call.end_time
+
+
+async def test_probes_are_not_traced(start_gateway: Any, recorded: Recorded) -> None:
+    async with start_gateway(tracing=recorded.tracing) as gateway:
+        await gateway.http.get(f"{gateway.url}/livez")
+    assert recorded.spans() == []

@@ -212,3 +212,59 @@ async def test_the_line_is_written_even_if_the_answer_cannot_be(gateway: Any, ou
             headers = {"authorization": f"Bearer {gateway.key}"}
             await impatient.post(f"{gateway.url}/v1/chat/completions", json=body, headers=headers, timeout=0.3)
     assert (await _line(output))["status"] == 499
+
+
+async def _counted(gateway: Any, **labels: str) -> tuple[float | None, float | None]:
+    """Requests with these labels, and how many durations were taken of them."""
+    for _ in range(200):
+        if (total := gateway.registry.get_sample_value("winnow_requests_total", labels)) is not None:
+            break
+        await asyncio.sleep(0.01)
+    timed = {name: value for name, value in labels.items() if name != "decision"}
+    return total, gateway.registry.get_sample_value("winnow_request_seconds_count", timed)
+
+
+async def test_an_answer_is_told_of_whole(gateway: Any, output: io.StringIO) -> None:
+    answer = (await gateway.ask()).json()
+    line, rerank = await _line(output), answer["rerank"]
+    assert (line["response_id"], line["route"], line["n"], line["stream"]) == (answer["id"], "billing", 8, False)
+    assert (line["decision"], line["sent"], line["status"]) == (rerank["decision"], rerank["sent"], 200)
+    assert (line["prompt_tokens"], line["completion_tokens"]) == (7, 8)
+    assert line["timings_ms"] == rerank["timings_ms"]
+    assert {"route", "sampling", "scoring_tail", "total"} <= line["timings_ms"].keys()
+    labels = {"route": "billing", "model": gateway.settings.policy_model, "decision": rerank["decision"]}
+    assert await _counted(gateway, **labels, status="200") == (1, 1)
+
+
+async def test_a_failed_request_is_counted_with_its_time_and_its_tokens(gateway: Any, script: Any) -> None:
+    gateway.policy.answer = lambda body, i: script(["a", "b"], die_after=1)
+    assert (await gateway.ask()).status_code == 502
+    labels = {"route": "billing", "model": gateway.settings.policy_model}
+    assert await _counted(gateway, **labels, decision="none", status="502") == (1, 1)
+    # Each of the eight streams sent one token before it broke off.
+    tokens = gateway.registry.get_sample_value("winnow_tokens_total", labels | {"kind": "completion"})
+    assert tokens == 8
+    assert gateway.registry.get_sample_value("winnow_request_errors_total", {"code": "policy_unavailable"}) == 1
+
+
+async def test_a_cancelled_request_is_counted_as_499_with_its_tokens(gateway: Any, script: Any) -> None:
+    gateway.policy.answer = lambda body, i: script(["word "] * 1000, pause=0.02)
+    body = {"model": "winnow", "stream": True, "messages": [{"role": "user", "content": "hello"}]}
+    url, headers = f"{gateway.url}/v1/chat/completions", {"authorization": f"Bearer {gateway.key}"}
+    async with gateway.http.stream("POST", url, json=body, headers=headers) as response:
+        lines = response.aiter_lines()
+        for _ in range(6):
+            await anext(lines)
+    labels = {"route": "default", "model": gateway.settings.policy_model}
+    assert await _counted(gateway, **labels, decision="none", status="499") == (1, 1)
+    tokens = gateway.registry.get_sample_value("winnow_tokens_total", labels | {"kind": "completion"})
+    assert tokens is not None
+    assert tokens >= 2
+
+
+async def test_a_request_without_a_route_is_counted_too_and_a_probe_is_not(gateway: Any) -> None:
+    await gateway.ask(temperature=9)
+    await gateway.http.get(f"{gateway.url}/livez")
+    assert await _counted(gateway, route="none", model="none", decision="none", status="400") == (1, 1)
+    counted = [m for m in gateway.registry.collect() if m.name == "winnow_requests"]
+    assert sum(sample.value for sample in counted[0].samples if sample.name.endswith("_total")) == 1
