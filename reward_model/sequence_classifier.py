@@ -118,9 +118,7 @@ class PaddedClassifier(nn.Module):
 class ChatFormatter(OwnTokens):
     """For models with a chat template: the conversation with its reply, exactly as the template writes both."""
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, rule: FormattingRule, padding: int | None = None
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, rule: FormattingRule, padding: int | None = None) -> None:
         """`padding`: a token of which transformers reads none at the end, though a template may end a reply with it."""
         super().__init__(tokenizer, rule)
         self._padding = padding
