@@ -403,6 +403,9 @@ def test_the_notes_name_the_secret_and_the_service(chart: Any) -> None:
     notes = chart.render(with_values(), name="demo", namespace="prod")["winnow/templates/NOTES.txt"]
     assert "create secret generic winnow-keys --from-file=keys.json" in notes
     assert "service/demo-winnow-gateway" in notes
+    assert "There is no store" in notes
+    notes = chart.render(with_values(store={"existingSecret": "s"}), name="demo")["winnow/templates/NOTES.txt"]
+    assert "There is no store" not in notes
 
 
 def test_without_a_keys_secret_the_message_says_what_to_do(chart: Any) -> None:
