@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import types
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -99,8 +100,10 @@ def _default(field: FieldInfo) -> str:
     if field.default_factory is not None or _model(field.annotation) is not None:
         return ""
     value = field.get_default()
-    if value is None or value in ("", ()):
+    if value is None or value in ("", (), {}):
         return "unset"
+    if isinstance(value, tuple | list):
+        value = json.dumps(value)
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

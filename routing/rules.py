@@ -51,9 +51,11 @@ class TextRule(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Keyword
-    keywords: tuple[Keyword, ...] = Field((), max_length=1_000)
-    pattern: str | None = Field(None, min_length=1, max_length=1_000)
+    name: Keyword = Field(description="Name of the rule, unique among its kind.")
+    keywords: tuple[Keyword, ...] = Field((), max_length=1_000, description="Whole words or phrases, in any case.")
+    pattern: str | None = Field(
+        None, min_length=1, max_length=1_000, description="Regular expression in RE2 syntax, in any case."
+    )
 
     _keywords: Any = PrivateAttr(None)
     _pattern: Any = PrivateAttr(None)
@@ -81,7 +83,7 @@ AnyRule = TypeVar("AnyRule", bound=TextRule)
 class Rule(TextRule):
     """A text that it matches goes to `route`."""
 
-    route: Route
+    route: Route = Field(description="Route of the texts that it matches.")
 
 
 def need_names(rules: Iterable[TextRule]) -> None:

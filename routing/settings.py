@@ -20,9 +20,13 @@ class RouterSettings(BaseModel):
 
     model: Path | None = Field(None, description="Folder of a trained router. Unset: the bundled one.")
     thresholds: dict[Route, Probability] = Field(
-        {}, description="Probability of high stakes from which each route is taken. Unset: the one chosen in training."
+        {},
+        description="Minimum probability of high stakes to take a route, by route name. Unset: the threshold chosen "
+        "in training.",
     )
-    rules: tuple[Rule, ...] = Field((), description="Keywords and patterns; the first rule that matches decides.")
+    rules: tuple[Rule, ...] = Field(
+        (), description="Keywords and patterns; the first rule that matches decides the route."
+    )
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

@@ -16,26 +16,29 @@ class ScorerSettings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8002, ge=0, le=65535, description="Port to listen on.")
-    model: str = Field("champion", description="Checkpoint: a name, name@version, alias, folder, or a hub id.")
-    registry: Path | None = Field(None, description="Folder of checkpoints beside the bundled ones.")
-    device: str = Field("auto", description="`auto` (CUDA where found), `cpu`, `cuda`, `cuda:1`, ...")
+    model: str = Field("champion", description="Checkpoint: a name, name@version, alias, folder, or hub id.")
+    registry: Path | None = Field(None, description="Folder of checkpoints, in addition to the bundled ones.")
+    device: str = Field("auto", description="`auto` (CUDA if available), `cpu`, `cuda`, `cuda:1`, ...")
     dtype: Literal["auto", "bf16", "fp32"] = Field(
-        "auto", description="`auto`: bf16 where the device computes in it, else fp32."
+        "auto", description="Precision of a forward pass. `auto`: bf16 if the device computes in it, else fp32."
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads of a forward pass; all cores where not set.")
+    threads: int | None = Field(None, ge=1, description="CPU threads of a forward pass. Unset: all cores.")
     cores: list[int] | None = Field(
-        None, description="CPU cores to keep to, such as `[2, 3]`, away from the policy's; any where not set."
+        None, description="CPU cores to run on, such as `[2, 3]`, to stay off the policy's. Unset: any."
     )
     max_batch_tokens: int | None = Field(
-        None, ge=1, description="Tokens of one forward pass; 2,048 on a CPU and 16,384 elsewhere where not set."
+        None, ge=1, description="Maximum number of tokens of a forward pass. Unset: 2,048 on a CPU, 16,384 elsewhere."
     )
     max_waiting: int = Field(
-        1_024, ge=1, description="Completions taken in and not yet answered; more get a 503 and retry-after."
+        1_024,
+        ge=1,
+        description="Maximum number of completions accepted and not yet answered. Beyond it, requests get a 503 "
+        "with `retry-after`.",
     )
-    max_completions: int = Field(64, ge=1, description="Completions of one request.")
-    max_body_bytes: int = Field(4_000_000, ge=1_000, description="Largest request body.")
-    prompt_cache: int = Field(1_024, ge=1, description="Tokenised prompts kept.")
+    max_completions: int = Field(64, ge=1, description="Maximum number of completions of one request.")
+    max_body_bytes: int = Field(4_000_000, ge=1_000, description="Maximum size of a request body, in bytes.")
+    prompt_cache: int = Field(1_024, ge=1, description="Number of tokenised prompts kept in memory.")
     prefix_cache_mb: int = Field(
-        512, ge=0, description="Memory for keys and values of prompts and growing completions; 0: every text is whole."
+        512, ge=0, description="KV-cache memory for prompts and partial completions, in MB. 0 disables caching."
     )
     api_key: str | None = Field(None, description="Bearer token that callers must send, if any.")

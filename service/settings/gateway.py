@@ -36,87 +36,102 @@ class Settings(BaseSettings):
         "standard",
         description="`standard` holds billing and fraud answers that are not accepted; `demo` sends them.",
     )
-    keys_file: Path | None = Field(None, description="JSON file of hashed API keys (`winnow key`).")
-    policy_url: str = Field("http://127.0.0.1:8001", description="Policy: an OpenAI-compatible server, without /v1.")
-    policy_model: str = Field("smollm2-135m-instruct", description="Model name to ask the policy for.")
-    policy_api_key: str | None = Field(None, description="Bearer token that the policy wants, if any.")
-    policy_dialect: Dialect = Field("vllm", description="What the policy understands (see Policies below).")
-    policy_headers: dict[str, str] = Field(default_factory=dict, description="Further headers to send the policy.")
+    keys_file: Path | None = Field(None, description="JSON file of hashed API keys, made by `winnow key`.")
+    policy_url: str = Field(
+        "http://127.0.0.1:8001", description="Base URL of the policy, an OpenAI-compatible server, without /v1."
+    )
+    policy_model: str = Field("smollm2-135m-instruct", description="Model name to request from the policy.")
+    policy_api_key: str | None = Field(None, description="Bearer token that the policy requires, if any.")
+    policy_dialect: Dialect = Field(
+        "vllm", description="Which parameters the policy understands; see `dialect` of a policy."
+    )
+    policy_headers: dict[str, str] = Field(default_factory=dict, description="Additional headers for the policy.")
     policy_revision: str | None = Field(
-        None, description="Revision of the policy's weights. A calibrator that names another one holds for no answer."
+        None, description="Revision of the policy's weights. Calibrators fitted on another revision do not hold."
     )
-    policies: dict[str, PolicySettings] = Field(default_factory=dict, description="Further policies, by name.")
-    scorer_url: str = Field("http://127.0.0.1:8002", description="Winnow scorer.")
-    scorer_api_key: str | None = Field(None, description="Bearer token that the scorer wants, if any.")
+    policies: dict[str, PolicySettings] = Field(default_factory=dict, description="Additional policies, by name.")
+    scorer_url: str = Field("http://127.0.0.1:8002", description="Base URL of the Winnow scorer.")
+    scorer_api_key: str | None = Field(None, description="Bearer token that the scorer requires, if any.")
     upstreams: UpstreamSettings = Field(
-        default_factory=UpstreamSettings, description="When an upstream counts as failed (table below)."
+        default_factory=UpstreamSettings, description="When a policy or the scorer counts as failed."
     )
-    max_body_bytes: int = Field(1_000_000, ge=1_000, description="Largest request body.")
+    max_body_bytes: int = Field(
+        1_000_000, ge=1_000, description="Maximum size of a request body, in bytes. Larger ones get a 413."
+    )
     max_inflight_candidates: int = Field(
         512,
         ge=1,
-        description="Candidates in progress at the same time on this gateway: a greedy answer is 1, best-of-8 is 8. "
-        "Above it requests get a 503 with `retry-after`.",
+        description="Maximum number of candidates in progress on this gateway: a greedy answer counts 1, best-of-8 "
+        "counts 8. Beyond it, requests get a 503 with `retry-after`.",
     )
     concurrent_candidates: int = Field(
         256,
         ge=1,
-        description="Candidates that one tenant may have in progress at the same time on each gateway. Above it the "
-        "tenant gets a 429.",
+        description="Maximum number of candidates that one tenant may have in progress on each gateway. Beyond it, "
+        "the tenant gets a 429.",
     )
     requests_per_minute: int = Field(
-        600, ge=1, description="Requests per minute of one tenant. Above it the tenant gets a 429."
+        600, ge=1, description="Maximum number of requests of one tenant per minute. Beyond it, the tenant gets a 429."
     )
     tokens_per_minute: int = Field(
         1_000_000,
         ge=1,
-        description="Sampled tokens per minute of one tenant, all candidates counted. n * max_tokens are reserved "
-        "when a request starts; what was not sampled is given back at its end. Above it the tenant gets a 429.",
+        description="Maximum number of sampled tokens of one tenant per minute, all candidates counted. n * "
+        "max_tokens are reserved when a request starts, and what was not sampled is returned at its "
+        "end. Beyond it, the tenant gets a 429.",
     )
-    tenants: dict[str, TenantSettings] = Field(
-        default_factory=dict, description="Other limits for single tenants, by name (table below)."
-    )
+    tenants: dict[str, TenantSettings] = Field(default_factory=dict, description="Limits of single tenants, by name.")
     limits_url: str | None = Field(
         None,
-        description="`redis://HOST:6379/0`, `rediss://...` or `valkey://...`, through which several gateways share the "
-        "limits per minute (extra `redis`). Unset: each gateway counts for itself, as it does while that server does "
-        "not answer.",
+        description="`redis://HOST:6379/0`, `rediss://...` or `valkey://...`, to share the limits per minute among "
+        "several gateways (extra `redis`). Unset, or while that server does not answer: each gateway "
+        "counts for itself.",
     )
     drain_seconds: int = Field(
-        60, ge=0, description="Time that requests in flight have to finish when the gateway stops, in seconds."
+        60, ge=0, description="How long requests in flight may take to finish when the gateway stops, in seconds."
     )
     drain_delay_seconds: float = Field(
         0,
         ge=0,
-        description="Time for which a stopping gateway is not ready and still takes requests, so that a load balancer "
-        "that polls /readyz notices. Not needed on Kubernetes, whose preStop hook does the same.",
+        description="How long a stopping gateway that is no longer ready still accepts requests, in seconds, so "
+        "that a load balancer that polls /readyz notices. Not needed on Kubernetes, whose preStop hook "
+        "does the same.",
     )
     log_format: LogFormat = Field(
-        "auto", description="`json` writes a JSON object a line, `text` is for people; `auto` is text on a terminal."
+        "auto",
+        description="`json` writes one JSON object a line, `text` is for people; `auto` writes text on a terminal, "
+        "else JSON.",
     )
-    log_level: LogLevel = Field("info", description="Least severe log messages of the gateway that are written.")
+    log_level: LogLevel = Field("info", description="Minimum severity of the gateway's log messages.")
     traces_endpoint: str | None = Field(
         None,
         pattern=r"^https?://",
         description="OTLP/HTTP collector of OpenTelemetry spans, such as http://collector:4318. Needs the extra "
         "`otel`. OTEL_* variables set headers, sampling and resource attributes. Unset: no tracing.",
     )
-    keepalive_seconds: float = Field(5.0, gt=0, description="Comment interval of a stream while it waits.")
-    remembered_responses: int = Field(10_000, ge=0, description="Responses kept for lookup by id, in memory.")
+    keepalive_seconds: float = Field(
+        5.0, gt=0, description="Interval of keep-alive comments on a stream that has no data yet, in seconds."
+    )
+    remembered_responses: int = Field(
+        10_000, ge=0, description="Number of `rerank` objects kept in memory for lookup by response id."
+    )
     passed_parameters: tuple[str, ...] = Field(
-        PASSED_PARAMETERS, description="Request parameters beyond OpenAI's that pass on to the policy."
+        PASSED_PARAMETERS, description="Request parameters beyond OpenAI's that are passed on to the policy."
     )
     unknown_parameters: Literal["refuse", "ignore"] = Field(
         "refuse",
-        description="Any other parameter: a 400 that names it, or ignored and named in the header `x-winnow-ignored`.",
+        description="What to do with any other parameter: refuse it with a 400 that names it, or ignore it and name "
+        "it in the header `x-winnow-ignored`.",
     )
     cors_origins: tuple[str, ...] = Field(
         (), description="Origins whose pages may call the API from a browser, or `*`. Empty: none."
     )
-    store: StoreSettings = Field(default_factory=StoreSettings, description="What is remembered (table below).")
-    router: RouterSettings = Field(default_factory=RouterSettings, description="Thresholds and rules of routing.")
+    store: StoreSettings = Field(default_factory=StoreSettings, description="What is stored, and where.")
+    router: RouterSettings = Field(
+        default_factory=RouterSettings, description="The router's model, thresholds and rules."
+    )
     routes: dict[Route, RouteSettings] = Field(
-        default_factory=dict, validate_default=True, description="What is done on each route (table below)."
+        default_factory=dict, validate_default=True, description="What each route does."
     )
 
     @model_validator(mode="before")

@@ -16,17 +16,17 @@ class PolicySettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     url: str = Field(description="Base URL of an OpenAI-compatible server, without /v1; it may have a path.")
-    model: str = Field(description="Model name to ask it for.")
-    api_key: str | None = Field(None, description="Bearer token it requires, if any.")
+    model: str = Field(description="Model name to request.")
+    api_key: str | None = Field(None, description="Bearer token that it requires, if any.")
     dialect: Dialect = Field(
         "vllm",
-        description="`vllm`: everything. `openai`: only what OpenAI's API takes, such as `max_completion_tokens` and "
-        "32-bit seeds. `minimal`: for llama.cpp, Ollama and others; like `openai`, with `max_tokens` and without "
-        "`stream_options`.",
+        description="`vllm`: everything. `openai`: only parameters of OpenAI's API, with `max_completion_tokens` "
+        "and 32-bit seeds. `minimal`: for llama.cpp, Ollama and others; like `openai`, but with "
+        "`max_tokens` and without `stream_options`.",
     )
-    headers: dict[str, str] = Field(default_factory=dict, description="Further headers to send it.")
+    headers: dict[str, str] = Field(default_factory=dict, description="Additional headers to send.")
     revision: str | None = Field(
-        None, description="Revision of its weights. A calibrator that names another one holds for no answer."
+        None, description="Revision of its weights. Calibrators fitted on another revision do not hold."
     )
 
     @field_validator("url")
@@ -41,17 +41,23 @@ class UpstreamSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     failures: int = Field(
-        10, ge=1, description="Consecutive failures after which an upstream is not called for `pause_seconds`."
+        10,
+        ge=1,
+        description="Consecutive failures after which an upstream is not called for `pause_seconds` (circuit breaker).",
     )
-    pause_seconds: float = Field(5.0, gt=0, description="Pause before one call tries a failed upstream again.")
+    pause_seconds: float = Field(
+        5.0, gt=0, description="How long a failed upstream is not called before one call tries it again, in seconds."
+    )
     stall_seconds: float = Field(
-        10.0, gt=0, description="A call that is cancelled after this long without any answer counts as a failure."
+        10.0, gt=0, description="A call that is cancelled after this many seconds without any data counts as a failure."
     )
     idle_seconds: float = Field(
-        15.0, gt=0, description="An upstream that nothing was heard of for this long is probed when readiness is asked."
+        15.0, gt=0, description="Readiness probes an upstream that has had no traffic for this many seconds."
     )
-    probe_seconds: float = Field(2.5, gt=0, description="Time that such a probe, a completion of one token, may take.")
-    connections: int = Field(2000, ge=1, description="Open connections to all upstreams together.")
+    probe_seconds: float = Field(
+        2.5, gt=0, description="Timeout of such a probe, a completion of one token, in seconds."
+    )
+    connections: int = Field(2000, ge=1, description="Maximum number of open connections to all upstreams together.")
 
 
 def base_url(url: str) -> str:

@@ -24,12 +24,14 @@ class RouteSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    strategy: Literal["best_of_n", "greedy"] = Field("best_of_n", description="How it is answered.")
-    policy: str = Field("default", description="Which policy samples.")
-    orm: str = Field("champion", description="Which reward model scores: an alias, or name@version.")
-    n: int = Field(8, ge=1, le=64, description="Candidates sampled.")
-    max_n: int = Field(16, ge=1, le=64, description="Most candidates that a request may ask for.")
-    temperature: float = Field(0.8, ge=0, le=2, description="Sampling temperature of candidates.")
+    strategy: Literal["best_of_n", "greedy"] = Field(
+        "best_of_n", description="Sample and score several candidates, or pass on one greedy completion."
+    )
+    policy: str = Field("default", description="Name of the policy to sample from.")
+    orm: str = Field("champion", description="Reward model: an alias, or name@version.")
+    n: int = Field(8, ge=1, le=64, description="Number of candidates.")
+    max_n: int = Field(16, ge=1, le=64, description="Maximum n that a request may ask for.")
+    temperature: float = Field(0.8, ge=0, le=2, description="Sampling temperature of the candidates.")
     top_p: float | None = Field(
         None, gt=0, le=1, description="Nucleus sampling of candidates. Unset: the policy's default."
     )
@@ -37,9 +39,9 @@ class RouteSettings(BaseModel):
         None,
         ge=0,
         le=1,
-        description="Least probability of a token, relative to the likeliest one. Unset: the policy's default.",
+        description="Minimum probability of a token, relative to the likeliest one. Unset: the policy's default.",
     )
-    instructions: str | None = Field(None, description="System message of the company, put before the conversation.")
+    instructions: str | None = Field(None, description="The company's system message, put before the conversation.")
     instructions_file: Path | None = Field(None, description="UTF-8 file of the instructions, read at start.")
     on_client_system: Literal["keep", "append", "replace"] = Field(
         "keep",
@@ -49,54 +51,82 @@ class RouteSettings(BaseModel):
     shrink_to: int | None = Field(
         None,
         ge=1,
-        description="Fewest candidates to sample if a limit leaves no room for `n`; the calibrator then no longer "
-        "applies. Unset: such a request is refused.",
+        description="Minimum number of candidates to sample if a limit leaves no room for `n`; the calibrator then "
+        "no longer holds. Unset: such a request is refused.",
     )
-    max_tokens_limit: int = Field(4096, ge=1, description="Most completion tokens that a request may ask for.")
+    max_tokens_limit: int = Field(4096, ge=1, description="Maximum `max_tokens` that a request may ask for.")
     allow_off: bool = Field(
-        True, description="Whether a client may turn reranking off (`rerank.mode = off`) on a best-of-N route."
+        True, description="Allow clients to turn reranking off (`rerank.mode = off`) on a best-of-N route."
     )
-    max_tokens: int = Field(160, ge=1, description="Completion tokens where the request names no limit.")
+    max_tokens: int = Field(160, ge=1, description="Token limit of a completion if the request sets none.")
     stop_cost: float | None = Field(
         None,
         gt=0,
-        description="Stop a candidate that is expected to raise the winner's score by less than so many standard "
-        "deviations of winners' scores; where not set, all are sampled to their end.",
+        description="Stop a candidate whose expected gain is below this many standard deviations of winner scores. "
+        "Unset: run all candidates to completion.",
     )
-    stop_marks: list[int] = Field([32, 48, 64, 96], description="Completion tokens at which that is judged.")
+    stop_marks: list[int] = Field(
+        [32, 48, 64, 96],
+        description="Numbers of completion tokens at which candidates are scored to decide whether to stop them.",
+    )
     waves: list[int] | None = Field(
         None,
-        description="Sample in waves, such as `[2, 4, 8]`: a next one only while one more candidate is expected to "
-        "raise the winner's probability by `wave_cost`; where not set, all at once.",
+        description="Sample in waves, such as `[2, 4, 8]`, and start the next wave only if one more candidate is "
+        "expected to raise the winner's probability by at least `wave_cost`. Unset: sample all at once.",
     )
-    wave_cost: float = Field(0.002, gt=0, lt=1, description="Rise of the probability that a candidate must be worth.")
-    early_accept: bool = Field(False, description="Send the first candidate that is accepted, and cancel the rest.")
-    accept_threshold: float = Field(0.6, ge=0, le=1, description="Probability from which an answer is accepted.")
-    review_threshold: float = Field(0.3, ge=0, le=1, description="Probability from which a person is asked.")
+    wave_cost: float = Field(
+        0.002, gt=0, lt=1, description="Minimum expected gain in probability for which another wave is sampled."
+    )
+    early_accept: bool = Field(False, description="Send the first candidate that is accepted, and cancel the others.")
+    accept_threshold: float = Field(0.6, ge=0, le=1, description="Minimum probability to accept an answer.")
+    review_threshold: float = Field(
+        0.3, ge=0, le=1, description="Minimum probability to send an answer to review instead of falling back."
+    )
     max_disagreement: float | None = Field(
-        None, gt=0, description="Standard deviation among an ensemble's scores above which a person is asked."
+        None,
+        gt=0,
+        description="Maximum standard deviation of an ensemble's scores. Beyond it, the answer goes to review.",
     )
     red_flags: tuple[TextRule, ...] = Field(
-        (), description="Keywords and patterns in question or reply that send an answer to a person."
+        (),
+        description="Keywords and patterns that send an answer to review if they match the user's turns or the reply.",
     )
     review_share: float = Field(
-        1.0, ge=0, le=1, description="Share of review decisions that a person sees where `on_review` sends them anyway."
+        1.0, ge=0, le=1, description="Fraction of review decisions that open a ticket if `on_review` is `send`."
     )
     spot_check: float = Field(
-        0.0, ge=0, le=1, description="Share of all other answers that a person sees, so that verdicts speak for all."
+        0.0,
+        ge=0,
+        le=1,
+        description="Fraction of the remaining answers sampled for human review, so that verdicts can be reweighted "
+        "to all traffic.",
     )
-    budget_ms: int = Field(30_000, ge=100, description="Time to answer in, from the request's arrival.")
-    min_budget_ms: int = Field(100, ge=1, description="Least time that a request may ask for; less is a 400.")
-    max_budget_ms: int = Field(120_000, ge=100, description="Most time that a request may ask for.")
-    on_review: Literal["send", "hold_message"] = Field("hold_message", description="What a review sends.")
-    on_fallback: Literal["send", "message", "greedy"] = Field("message", description="What a fallback sends.")
-    on_timeout: Literal["error", "message"] = Field("message", description="When nothing was ready in time.")
+    budget_ms: int = Field(30_000, ge=100, description="Time budget of a request from its arrival, in milliseconds.")
+    min_budget_ms: int = Field(100, ge=1, description="Minimum budget that a request may ask for.")
+    max_budget_ms: int = Field(120_000, ge=100, description="Maximum budget that a request may ask for.")
+    on_review: Literal["send", "hold_message"] = Field(
+        "hold_message", description="What the client gets if the decision is `review`: the winner, or `hold_message`."
+    )
+    on_fallback: Literal["send", "message", "greedy"] = Field(
+        "message",
+        description="What the client gets if the decision is `fallback`: the winner, `fallback_message`, or a "
+        "greedy completion.",
+    )
+    on_timeout: Literal["error", "message"] = Field(
+        "message", description="What the client gets if nothing is ready at the deadline: a 504, or `fallback_message`."
+    )
     on_scorer_failure: Literal["error", "first_candidate", "fallback_message"] = Field(
-        "fallback_message", description="When the scorer cannot be reached or fails."
+        "fallback_message",
+        description="What the client gets if the scorer fails: a 503, the first completed candidate, or "
+        "`fallback_message`.",
     )
-    length_cut_loses: bool = Field(True, description="A candidate cut off by length loses to one that ended.")
-    hold_message: str = Field(_HELD, description="Sent while a person reviews.")
-    fallback_message: str = Field(_SORRY, description="Sent instead of an answer that is not good enough.")
+    length_cut_loses: bool = Field(
+        True, description="Prefer candidates that ended to candidates that the token limit cut off."
+    )
+    hold_message: str = Field(_HELD, description="Message for the client while a reviewer decides.")
+    fallback_message: str = Field(
+        _SORRY, description="Message for the client instead of an answer that is not good enough."
+    )
 
     @model_validator(mode="after")
     def _read_instructions(self) -> RouteSettings:

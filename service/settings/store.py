@@ -28,23 +28,33 @@ class StoreSettings(BaseModel):
 
     url: str = Field(
         "auto",
-        description="`sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`, with libpq's parameters; `auto`: a "
-        "file in the state folder; `none`: nothing is kept.",
+        description="`sqlite:///FILE`, or `postgresql://USER:PASSWORD@HOST/NAME` with libpq's parameters; `auto`: a "
+        "file in the state folder; `none`: store nothing.",
     )
-    prompts: bool = Field(True, description="Keep prompts, redacted.")
-    texts: bool = Field(True, description="Keep the texts of candidates, redacted.")
+    prompts: bool = Field(True, description="Store prompts, redacted.")
+    texts: bool = Field(True, description="Store the texts of candidates, redacted.")
     encryption_key: str = Field(
         "",
-        description="Fernet key that encrypts held messages at rest; several, separated by commas, for rotation: the "
-        "first encrypts, all decrypt. Empty: not encrypted.",
+        description="Fernet key that encrypts held messages at rest. Several keys, separated by commas, allow "
+        "rotation: the first encrypts, all decrypt. Empty: no encryption.",
     )
     delivered_minutes: float = Field(
-        60, ge=0, description="Minutes in which a decided answer can be fetched again after its first delivery."
+        60, ge=0, description="How long a decided answer can be fetched again after its first delivery, in minutes."
     )
-    webhook_url: str | None = Field(None, description="Receives an event for each review that is opened or decided.")
-    webhook_secret: str = Field("", description="Key of the webhook's signature; required with `webhook_url`.")
-    days: float | None = Field(90, gt=0, description="Delete answers older than this; `null`: never.")
-    waiting: int = Field(10_000, ge=1, description="Records that may wait to be written; more are dropped and counted.")
+    webhook_url: str | None = Field(
+        None,
+        description="Receives an event when a review is opened or decided. Retried with exponential backoff until "
+        "it returns a 2xx status.",
+    )
+    webhook_secret: str = Field("", description="Key of the webhook's HMAC signature; required with `webhook_url`.")
+    days: float | None = Field(
+        90, gt=0, description="Retention: delete answers older than this many days. `null`: never."
+    )
+    waiting: int = Field(
+        10_000,
+        ge=1,
+        description="Maximum number of records waiting to be written. Beyond it, records are dropped and counted.",
+    )
 
     @field_validator("encryption_key")
     @classmethod

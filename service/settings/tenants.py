@@ -12,11 +12,11 @@ class TenantSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    requests_per_minute: int | None = Field(None, ge=1, description="Requests per minute.")
+    requests_per_minute: int | None = Field(None, ge=1, description="Maximum number of requests per minute.")
     concurrent_candidates: int | None = Field(
-        None, ge=1, description="Candidates in progress at the same time, on each gateway."
+        None, ge=1, description="Maximum number of candidates in progress on each gateway."
     )
-    tokens_per_minute: int | None = Field(None, ge=1, description="Sampled tokens per minute.")
+    tokens_per_minute: int | None = Field(None, ge=1, description="Maximum number of sampled tokens per minute.")
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,12 @@ def test_the_reference_has_every_setting(name: str) -> None:
     assert f"`WINNOW_{name.upper()}`" in (REFERENCE / "settings.md").read_text()
 
 
+def test_every_setting_is_described() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", (REFERENCE / "settings.md").read_text(), flags=re.MULTILINE)
+    assert len(rows) > 100
+    assert [name for name, meaning in rows if not meaning.strip()] == []
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_reference_has_every_command(name: str) -> None:
     assert f"\n## winnow {name}\n" in (REFERENCE / "cli.md").read_text()
