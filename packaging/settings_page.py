@@ -123,11 +123,3 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
     if get_origin(annotation) in (Union, types.UnionType):
         return tuple(choice for part in get_args(annotation) for choice in _choices(part))
     return ()
-
-
-if __name__ == "__main__":
-    import runpy
-    from pathlib import Path
-
-    # All pages have one entry.
-    runpy.run_path(str(Path(__file__).with_name("reference_pages.py")), run_name="__main__")
