@@ -123,6 +123,15 @@ async def test_a_gateway_that_cannot_start_is_shown_by_its_log(
     assert "keys.json is not a keys file" in said
 
 
+async def test_a_taken_port_is_said_with_its_option(start_upstreams: Callable[..., Any], tmp_path: Path) -> None:
+    async with start_upstreams() as upstreams:
+        port = upstreams.scorer_url.rpartition(":")[2]
+        code, said = await run_serve(tmp_path, *addresses(upstreams), "--state", "state", "--port", port)
+    assert code == 2
+    assert f"port {port} on 127.0.0.1 cannot be used" in said
+    assert "choose another with --port" in said
+
+
 async def test_what_runs_nowhere_is_said(tmp_path: Path) -> None:
     code, said = await run_serve(tmp_path, "--policy-url", "http://127.0.0.1:1", "--state", "state")
     assert code == 2
