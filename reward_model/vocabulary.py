@@ -4,5 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+# Buckets of pairs that are of high risk in data that says nothing of risk itself.
+HIGH_RISK = ("billing", "refund", "fraud")
+
 # By what a reply is judged (docs/explanation/annotation.md).
 Dimension = Literal["helpfulness", "honesty", "harmlessness", "brevity", "policy_clarity"]

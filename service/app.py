@@ -13,7 +13,19 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from routing.router import Router
 from service.admission.admission import Admission
 from service.admission.rates import Rates
-from service.api import administration, audits, chat, completions, feedback, health, labels, models, rerank, reviews
+from service.api import (
+    administration,
+    audits,
+    chat,
+    completions,
+    feedback,
+    health,
+    labels,
+    models,
+    rerank,
+    reviews,
+    users,
+)
 from service.api.cors import allow_origins
 from service.api.draining import Drain, DrainMiddleware
 from service.api.failures import add_error_handlers
@@ -109,6 +121,7 @@ def create_app(
         reviews,
         audits,
         labels,
+        users,
         administration,
         health,
     ):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -20,27 +20,36 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from service.audits.judging import Judged, judged_between
 from service.store.redaction import redact
 from service.store.rows import Row
+from service.store.scope import Tenants, seen_by
 from service.store.tables import candidates, feedback, responses, reviews
 
-_HIGH_RISK = ("billing", "fraud")
 # Written by a person, or greedily: to train on, not to calibrate the best of n on.
 _NOT_SAMPLED: Row = {"selection": None, "split": "train"}
 # Guideline: what is rated 3 or more can be sent.
 _SENDABLE_FROM = 3
 
 
-async def read_labels(engine: AsyncEngine, since_ms: int, until_ms: int) -> tuple[list[Row], list[Row]]:
-    """Pairs and labelled replies judged in [since_ms, until_ms), rows of the trainer's schemas; none without texts."""
+async def read_labels(
+    engine: AsyncEngine, since_ms: int, until_ms: int, tenants: Tenants = None, high_stakes: Collection[str] = ()
+) -> tuple[list[Row], list[Row]]:
+    """Pairs and labelled replies of these tenants' answers judged in [since_ms, until_ms), rows of the trainer's
+    schemas; none without texts. `high_stakes` are the routes whose pairs are of high risk."""
     decided = and_(
         reviews.c.status == "decided", reviews.c.decided_at_ms >= since_ms, reviews.c.decided_at_ms < until_ms
     )
     said = and_(feedback.c.at_ms >= since_ms, feedback.c.at_ms < until_ms)
     of_answer = and_(feedback.c.response_id == responses.c.id, feedback.c.tenant == responses.c.tenant)
     async with engine.connect() as connection:
-        tickets = [dict(row) for row in (await connection.execute(select(reviews).where(decided))).mappings()]
-        wanted = select(feedback).join(responses, of_answer).where(said).order_by(feedback.c.at_ms)
+        mine = select(reviews).where(decided, seen_by(reviews.c.tenant, tenants))
+        tickets = [dict(row) for row in (await connection.execute(mine)).mappings()]
+        wanted = (
+            select(feedback)
+            .join(responses, of_answer)
+            .where(said, seen_by(feedback.c.tenant, tenants))
+            .order_by(feedback.c.at_ms)
+        )
         opinions = [dict(row) for row in (await connection.execute(wanted)).mappings()]
-        labels = await judged_between(connection, since_ms, until_ms)
+        labels = await judged_between(connection, since_ms, until_ms, tenants)
         answers = await _answers(connection, {row["response_id"] for row in [*tickets, *opinions]})
     pairs, replies = list[Row](), list[Row]()
     for ticket in tickets:
@@ -54,6 +63,8 @@ async def read_labels(engine: AsyncEngine, since_ms: int, until_ms: int) -> tupl
     for item in _by_item(labels):
         pairs += _audit_pairs(item)
         replies += _audit_replies(item)
+    for pair in pairs:
+        pair["risk"] = "high" if pair["bucket"] in high_stakes else "normal"
     return pairs, replies
 
 
@@ -94,7 +105,7 @@ def _review_pairs(ticket: Row, answer: _Answer) -> Iterator[Row]:
     vote = {"id": ticket["decided_by"], "vote": "chosen", "at": _time(ticket["decided_at_ms"])}
     origin = {"chosen": "human" if ticket["verdict"] == "edit" else "policy", "rejected": "policy"}
     own = {"label": "review", "annotators": [vote], "origin": origin}
-    yield {"id": ticket["id"], "chosen": better, "rejected": winner, **own, **_of(answer.row, pair=True)}
+    yield {"id": ticket["id"], "chosen": better, "rejected": winner, **own, **_of(answer.row)}
 
 
 def _review_replies(ticket: Row, answer: _Answer) -> Iterator[Row]:
@@ -128,7 +139,7 @@ def _feedback_pairs(opinion: Row, answer: _Answer) -> Iterator[Row]:
         return
     vote = {"id": opinion["tenant"], "vote": "chosen", "at": _time(opinion["at_ms"])}
     own = {"label": "human", "annotators": [vote], "origin": {"chosen": "policy", "rejected": "policy"}}
-    yield {"id": opinion["id"], "chosen": chosen, "rejected": rejected, **own, **_of(answer.row, pair=True)}
+    yield {"id": opinion["id"], "chosen": chosen, "rejected": rejected, **own, **_of(answer.row)}
 
 
 def _feedback_replies(opinion: Row, answer: _Answer) -> Iterator[Row]:
@@ -154,7 +165,7 @@ def _audit_pairs(item: Sequence[Judged]) -> Iterator[Row]:
     first, second = ("winner", "other") if won >= 0 else ("other", "winner")
     named = {first: "chosen", second: "rejected", "tie": "tie"}
     texts = {"winner": winner, "other": other}
-    of = _of(_response(row), pair=True)
+    of = _of(_response(row))
     yield {
         "id": row["id"],
         "chosen": texts[first],
@@ -212,11 +223,11 @@ def _audit_replies(item: Sequence[Judged]) -> Iterator[Row]:
         yield reply | (_NOT_SAMPLED if index is None else {"selection": _selection(answer, index, rank)})
 
 
-def _of(row: Row, *, pair: bool = False) -> Row:
+def _of(row: Row) -> Row:
     """What every label of an answer has."""
     prompt = row["prompt"]
     asked = orjson.dumps([message for message in prompt if message["role"] in ("system", "user")][:2])
-    shared = {
+    return {
         "prompt": prompt,
         "bucket": row["route"],
         "locale": row["locale"] or "en",
@@ -225,7 +236,6 @@ def _of(row: Row, *, pair: bool = False) -> Row:
         "group": f"winnow-{hashlib.sha256(asked).hexdigest()[:16]}",
         "redacted": row["redacted"],
     }
-    return shared | ({"risk": "high" if row["route"] in _HIGH_RISK else "normal"} if pair else {})
 
 
 def _selection(row: Row, index: int, rank: int | None) -> Row:

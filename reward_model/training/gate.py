@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from reward_model.errors import BadInput
 from reward_model.training.data import Pair, digest
+from reward_model.vocabulary import HIGH_RISK
 
-HIGH_RISK = ("billing", "refund", "fraud")
 MARGIN = 0.05
 DRAWS = 10_000
 CONFIDENCE = 0.95

@@ -6,11 +6,11 @@ import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from sqlalchemy import select
+from pydantic import BaseModel
 
+from service.api.lists import Limit, ListPage, listed
 from service.api.state import identify, state_of
-from service.errors import NotFound
-from service.store.tables import actions
+from service.store.actions import read_actions
 
 router = APIRouter(prefix="/v1")
 _SECRETS = ("api_key", "encryption_key", "secret")
@@ -18,31 +18,40 @@ _PASSWORD = re.compile(r"(://[^:/@]*):[^/@]*@")
 _HIDDEN = "***"
 
 
+class LoggedAction(BaseModel):
+    """What an operator did."""
+
+    id: int
+    at_ms: int
+    actor: str
+    action: str
+    subject: str
+    details: dict[str, Any]
+
+
 @router.get("/settings")
 async def get_settings(request: Request) -> dict[str, Any]:
-    """Every setting as it is in force; what opens doors is hidden."""
+    """Every setting as it is in force; what opens doors is hidden. Needs a key that sees every tenant."""
     state = state_of(request)
-    identify(request, state).require("admin")
+    identity = identify(request, state)
+    identity.require("admin")
+    identity.require_every_tenant()
     shown: dict[str, Any] = _without_secrets(state.settings.model_dump(mode="json"))
     return shown
 
 
-@router.get("/actions")
+@router.get("/actions", response_model=ListPage[LoggedAction])
 async def list_actions(
     request: Request,
-    before: int | None = None,
-    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    before: Annotated[int | None, Query(ge=1, le=2**63 - 1, description="Id to go on from, to older ones.")] = None,
+    limit: Limit = 50,
 ) -> dict[str, Any]:
-    """What operators did, the newest first; `before` is the id to go on from. Nothing here can be changed."""
+    """What operators did to what the key may see, the newest first. Nothing here can be changed."""
     state = state_of(request)
-    identify(request, state).require("admin")
-    if state.engine is None:
-        raise NotFound("this gateway keeps no store, so there is no log", code="no_store")
-    wanted = select(actions).order_by(actions.c.id.desc()).limit(limit)
-    if before is not None:
-        wanted = wanted.where(actions.c.id < before)
-    async with state.engine.connect() as connection:
-        return {"object": "list", "data": [dict(row) for row in (await connection.execute(wanted)).mappings()]}
+    identity = identify(request, state)
+    identity.require("admin")
+    async with state.required_engine.connect() as connection:
+        return listed(await read_actions(connection, identity.visible, before, limit))
 
 
 def _without_secrets(value: Any) -> Any:

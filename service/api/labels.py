@@ -10,25 +10,28 @@ from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
 from service.api.state import identify, state_of
-from service.errors import NotFound
 from service.labels import read_labels
 
 router = APIRouter(prefix="/v1/labels")
 
 
-@router.get("/{kind}")
+@router.get("/{kind}", response_class=StreamingResponse)
 async def get_labels(
     request: Request,
     kind: Literal["pairs", "replies"],
     since: datetime.datetime | None = None,
     until: datetime.datetime | None = None,
 ) -> StreamingResponse:
-    """JSON lines of pairs or labelled replies judged in [since, until); times without a zone are UTC."""
+    """JSON lines of pairs or labelled replies judged in [since, until); times without a zone are UTC.
+
+    Rows have the trainer's schemas. Go on from the last export by giving its `until` as `since`.
+    """
     state = state_of(request)
-    identify(request, state).require("operator", "admin")
-    if state.engine is None:
-        raise NotFound("this gateway keeps no store, so there are no labels", code="no_store")
-    pairs, replies = await read_labels(state.engine, _ms(since, 0), _ms(until, 2**62))
+    identity = identify(request, state)
+    identity.require("operator", "admin")
+    high_stakes = {name for name, route in state.settings.routes.items() if route.strategy == "best_of_n"}
+    times = _ms(since, 0), _ms(until, 2**62)
+    pairs, replies = await read_labels(state.required_engine, *times, identity.visible, high_stakes)
     rows: list[Any] = pairs if kind == "pairs" else replies
     return StreamingResponse((orjson.dumps(row) + b"\n" for row in rows), media_type="application/x-ndjson")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from service.api.lists import IdInPath
 from service.api.state import identify, state_of
 from service.errors import NotFound
 from service.store.lookup import find_rerank
@@ -14,7 +15,7 @@ router = APIRouter()
 
 
 @router.get("/v1/rerank/{response_id}")
-async def get_rerank(request: Request, response_id: str) -> dict[str, Any]:
+async def get_rerank(request: Request, response_id: IdInPath) -> dict[str, Any]:
     """What was decided about one of the tenant's responses, and what a person made of it since."""
     state = state_of(request)
     identity = identify(request, state)

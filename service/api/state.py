@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.requests import Request
 
 from service.admission.admission import Admission
-from service.errors import RateLimited
+from service.errors import NotFound, RateLimited
 from service.identity import Identity
 from service.keys.keyring import Keyring
 from service.metrics import Metrics
@@ -42,6 +42,18 @@ class AppState:
         """The queue of reviews; None where nothing is kept."""
         store = self.settings.store
         return Reviews(self.engine, vault_of(store), tells=store.webhook_url is not None) if self.engine else None
+
+    @property
+    def required_engine(self) -> AsyncEngine:
+        """The store. Raises NotFound if nothing is kept, and so there is nothing to show."""
+        if self.engine is None:
+            raise NotFound("this gateway keeps no store, so there is nothing of this kind here", code="no_store")
+        return self.engine
+
+    @property
+    def required_reviews(self) -> Reviews:
+        """The queue of reviews. Raises NotFound if nothing is kept."""
+        return self.reviews or Reviews(self.required_engine)
 
 
 def state_of(request: Request) -> AppState:

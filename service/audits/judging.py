@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, insert, select, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from reward_model.vocabulary import Dimension
 from service.errors import Conflict, NotFound
+from service.store.actions import log_action
+from service.store.claims import HOLD_MS, free_for, given_back, held_by
+from service.store.pages import Cursor, Page, read_page
 from service.store.redaction import redact
 from service.store.rows import Row
-from service.store.tables import actions, audit_items, audit_labels, audits, candidates, responses
+from service.store.scope import Tenants, seen_by
+from service.store.tables import audit_items, audit_labels, audits, candidates, responses
 
-_HOLD_MS = 15 * 60_000
 _TRIES = 5
 
 Side = Literal["left", "right", "tie"]
@@ -62,58 +65,56 @@ class Judged:
 class Audits:
     """The audits, for whoever holds an annotator's key."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, tenants: Tenants = None) -> None:
         self._engine = engine
+        self._tenants = tenants
 
     async def listed(self) -> list[Row]:
-        """Audits, the newest first, with how far each is labelled."""
-        wanted = select(audits).order_by(audits.c.at_ms.desc(), audits.c.id.desc())
-        items = select(audit_items.c.audit_id, func.count(), func.sum(audit_items.c.labels_wanted))
-        labels = select(audit_items.c.audit_id, func.count()).join(audit_labels)
+        """All audits, the newest first, with how far each is labelled."""
         async with self._engine.connect() as connection:
-            found = [dict(row) for row in (await connection.execute(wanted)).mappings()]
-            counts = {row[0]: row[1:] for row in await connection.execute(items.group_by(audit_items.c.audit_id))}
-            given = {row[0]: row[1] for row in await connection.execute(labels.group_by(audit_items.c.audit_id))}
-        return [
-            row
-            | {
-                "items": counts.get(row["id"], (0, 0))[0],
-                "labels_wanted": int(counts.get(row["id"], (0, 0))[1] or 0),
-                "labels": given.get(row["id"], 0),
-            }
-            for row in found
-        ]
+            query = select(audits).order_by(audits.c.at_ms.desc(), audits.c.id.desc())
+            rows = [dict(row) for row in (await connection.execute(query)).mappings()]
+            return await self._with_progress(connection, rows)
+
+    async def page(self, cursor: Cursor) -> Page:
+        """A page of the audits that have items for these tenants, the newest first."""
+        query = select(audits)
+        if self._tenants is not None:
+            query = query.where(audits.c.id.in_(select(audit_items.c.audit_id).where(self._visible())))
+        async with self._engine.connect() as connection:
+            page = await read_page(connection, query, (audits.c.at_ms, audits.c.id), cursor, newest_first=True)
+            return Page(await self._with_progress(connection, page.rows), page.has_more)
 
     async def next(self, audit_id: str, annotator: str) -> Row | None:
-        """An item that this annotator has not labelled, held for a quarter of an hour; None where there is no more."""
+        """An item that this annotator has not labelled, held for a quarter of an hour; None if there is no more."""
+        columns = (audit_items.c.held_by, audit_items.c.held_until_ms)
         async with self._engine.begin() as connection:
-            await _audit(connection, audit_id)
+            await self._require(connection, audit_id)
             for _ in range(_TRIES):
                 now = _now()
-                free = or_(
-                    audit_items.c.held_by.is_(None),
-                    audit_items.c.held_by == annotator,
-                    audit_items.c.held_until_ms < now,
-                )
-                wanted = select(audit_items.c.id).where(_open_to(audit_id, annotator), free)
-                found = (
-                    await connection.execute(wanted.order_by(audit_items.c.position).limit(1))
+                free = free_for(*columns, annotator, now)
+                open_items = select(audit_items.c.id).where(_open_to(audit_id, annotator), free, self._visible())
+                item_id = (
+                    await connection.execute(open_items.order_by(audit_items.c.position).limit(1))
                 ).scalar_one_or_none()
-                if found is None:
+                if item_id is None:
                     return None
-                held = {"held_by": annotator, "held_until_ms": now + _HOLD_MS}
-                done = await connection.execute(update(audit_items).where(audit_items.c.id == found, free).values(held))
-                if done.rowcount:
-                    (item,) = await _shown(connection, [found])
+                held = held_by(*columns, annotator, now, HOLD_MS)
+                taken = await connection.execute(
+                    update(audit_items).where(audit_items.c.id == item_id, free).values(held)
+                )
+                if taken.rowcount:
+                    (item,) = await _shown(connection, [item_id])
                     return item
         return None
 
     async def sheet(self, audit_id: str, annotator: str) -> list[Row]:
         """All items that this annotator may still label."""
-        wanted = select(audit_items.c.id).where(_open_to(audit_id, annotator)).order_by(audit_items.c.position)
+        wanted = select(audit_items.c.id).where(_open_to(audit_id, annotator), self._visible())
         async with self._engine.connect() as connection:
-            await _audit(connection, audit_id)
-            return await _shown(connection, list((await connection.execute(wanted)).scalars()))
+            await self._require(connection, audit_id)
+            ids = (await connection.execute(wanted.order_by(audit_items.c.position))).scalars()
+            return await _shown(connection, list(ids))
 
     async def label(self, audit_id: str, annotator: str, labels: Sequence[tuple[str, AuditLabel]]) -> None:
         """Write labels of items, all or none; a second one by the same annotator takes the first one's place.
@@ -121,25 +122,58 @@ class Audits:
         Raises NotFound for an item that the audit does not have, Conflict for one that others have labelled enough.
         """
         async with self._engine.begin() as connection:
-            await _audit(connection, audit_id)
+            await self._require(connection, audit_id)
             for item_id, said in labels:
+                which = and_(audit_items.c.id == item_id, audit_items.c.audit_id == audit_id, self._visible())
+                item = (await connection.execute(select(audit_items).where(which))).mappings().one_or_none()
+                if item is None:
+                    raise NotFound(f"{audit_id} has no item {item_id}", param="item", code="item_not_found")
                 try:
-                    await _label(connection, audit_id, annotator, item_id, said)
+                    await _label(connection, annotator, dict(item), said)
                 except IntegrityError as error:
                     raise Conflict(f"{annotator} is labelling {item_id} twice at once", code="item_labelled") from error
 
     async def judged(self, audit_id: str) -> list[Judged]:
         """Every label of an audit, and every item that has none yet, in order."""
         async with self._engine.connect() as connection:
-            await _audit(connection, audit_id)
-            return await _judged(connection, audit_items.c.audit_id == audit_id)
+            await self._require(connection, audit_id)
+            return await _judged(connection, and_(audit_items.c.audit_id == audit_id, self._visible()))
+
+    def _visible(self) -> ColumnElement[bool]:
+        """Items whose answers these tenants were given."""
+        if self._tenants is None:
+            return true()
+        own = select(responses.c.id).where(seen_by(responses.c.tenant, self._tenants))
+        return audit_items.c.response_id.in_(own)
+
+    async def _require(self, connection: AsyncConnection, audit_id: str) -> None:
+        """NotFound for an audit that has nothing to show to these tenants, as for none."""
+        query = select(audits.c.id).where(audits.c.id == audit_id)
+        if self._tenants is not None:
+            items = select(audit_items.c.id).where(audit_items.c.audit_id == audit_id, self._visible())
+            query = query.where(items.exists())
+        if (await connection.execute(query)).first() is None:
+            raise NotFound(f"there is no audit {audit_id}", param="id", code="audit_not_found")
+
+    async def _with_progress(self, connection: AsyncConnection, rows: list[Row]) -> list[Row]:
+        of_page = and_(audit_items.c.audit_id.in_([row["id"] for row in rows]), self._visible())
+        items = select(audit_items.c.audit_id, func.count(), func.sum(audit_items.c.labels_wanted)).where(of_page)
+        labels = select(audit_items.c.audit_id, func.count()).join(audit_labels).where(of_page)
+        counts = {row[0]: row[1:] for row in await connection.execute(items.group_by(audit_items.c.audit_id))}
+        given = {row[0]: row[1] for row in await connection.execute(labels.group_by(audit_items.c.audit_id))}
+        return [
+            row
+            | {
+                "items": counts.get(row["id"], (0, 0))[0],
+                "labels_wanted": int(counts.get(row["id"], (0, 0))[1] or 0),
+                "labels": given.get(row["id"], 0),
+            }
+            for row in rows
+        ]
 
 
-async def _label(connection: AsyncConnection, audit_id: str, annotator: str, item_id: str, said: AuditLabel) -> None:
-    of_item = and_(audit_items.c.id == item_id, audit_items.c.audit_id == audit_id)
-    item = (await connection.execute(select(audit_items).where(of_item))).mappings().one_or_none()
-    if item is None:
-        raise NotFound(f"{audit_id} has no item {item_id}", param="item", code="item_not_found")
+async def _label(connection: AsyncConnection, annotator: str, item: Row, said: AuditLabel) -> None:
+    item_id = item["id"]
     earlier = select(audit_labels).where(audit_labels.c.item_id == item_id)
     labels = {row["annotator"]: row for row in (await connection.execute(earlier)).mappings()}
     mine = labels.pop(annotator, None)
@@ -150,12 +184,13 @@ async def _label(connection: AsyncConnection, audit_id: str, annotator: str, ite
     row = said.model_dump() | {"item_id": item_id, "annotator": annotator, "at_ms": _now()}
     row["note"] = redact(said.note)[0] if said.note else None
     await connection.execute(insert(audit_labels).values(row))
-    free = {"held_by": None, "held_until_ms": None}
+    free = given_back(audit_items.c.held_by, audit_items.c.held_until_ms)
     held = and_(audit_items.c.id == item_id, audit_items.c.held_by == annotator)
     await connection.execute(update(audit_items).where(held).values(free))
     details = {"choice": said.choice} | ({"instead_of": mine["choice"]} if mine else {})
-    told = {"at_ms": _now(), "actor": annotator, "action": "audit_label", "subject": item_id, "details": details}
-    await connection.execute(insert(actions).values(told))
+    owner = select(responses.c.tenant).where(responses.c.id == item["response_id"])
+    tenant = (await connection.execute(owner)).scalar_one_or_none()
+    await log_action(connection, tenant, annotator, "audit_label", item_id, details)
 
 
 def _open_to(audit_id: str, annotator: str) -> Any:
@@ -168,11 +203,6 @@ def _open_to(audit_id: str, annotator: str) -> Any:
     )
 
 
-async def _audit(connection: AsyncConnection, audit_id: str) -> None:
-    if (await connection.execute(select(audits.c.id).where(audits.c.id == audit_id))).first() is None:
-        raise NotFound(f"there is no audit {audit_id}", param="id", code="audit_not_found")
-
-
 async def _shown(connection: AsyncConnection, ids: Sequence[str]) -> list[Row]:
     """What an annotator sees of items: prompt and two replies, and nothing that tells them apart."""
     shown = []
@@ -183,11 +213,16 @@ async def _shown(connection: AsyncConnection, ids: Sequence[str]) -> list[Row]:
     return shown
 
 
-async def judged_between(connection: AsyncConnection, since_ms: int, until_ms: int) -> list[Judged]:
-    """All labels of the items that got their last one in that time."""
+async def judged_between(
+    connection: AsyncConnection, since_ms: int, until_ms: int, tenants: Tenants = None
+) -> list[Judged]:
+    """All labels of these tenants' items that got their last one in that time."""
     last = select(audit_labels.c.item_id).group_by(audit_labels.c.item_id)
     in_time = and_(func.max(audit_labels.c.at_ms) >= since_ms, func.max(audit_labels.c.at_ms) < until_ms)
-    return [one for one in await _judged(connection, audit_items.c.id.in_(last.having(in_time))) if one.label]
+    which: ColumnElement[bool] = audit_items.c.id.in_(last.having(in_time))
+    if tenants is not None:
+        which &= audit_items.c.response_id.in_(select(responses.c.id).where(seen_by(responses.c.tenant, tenants)))
+    return [one for one in await _judged(connection, which) if one.label]
 
 
 async def _judged(connection: AsyncConnection, which: Any) -> list[Judged]:

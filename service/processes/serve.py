@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from service.errors import SetupError
+from service.identity import EVERY_TENANT
 from service.keys.key_file import add_key
 from service.processes.policy import is_cpu_build, prepare_bundled
 from service.processes.policy_model import BUNDLED, context_length
@@ -32,7 +33,7 @@ async def run(options: ServeOptions) -> int:
     with _sole_user(stack.state):
         stack.require_free_ports()
         await _prepare(options, stack, progress)
-        key = add_key(stack.keys_file, "demo", "admin", replace=True) if stack.own_keys else None
+        key = _demo_key(stack) if stack.own_keys else None
         return await _supervise(stack, key, progress)
 
 
@@ -120,3 +121,8 @@ def _stop_on_signals(supervisor: Supervisor) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
+
+
+def _demo_key(stack: Stack) -> str:
+    """One machine, one company: the key sees everything here."""
+    return add_key(stack.keys_file, "demo", "admin", replace=True, tenants=[EVERY_TENANT])

@@ -129,7 +129,7 @@ class Pipeline:
             outcome = await self._store(work, pool, outcome)
         with self.metrics.stage("respond"):
             answer = respond(work, pool, outcome)
-        self.recent.remember(work.id, work.identity.tenant, answer.rerank)
+        self.recent.remember(work.id, work.identity.tenant, answer.rerank, work.request.user)
         plan = work.plan
         self.metrics.count_answer(plan.route, plan.policy.model, work.candidates, outcome.winner, outcome.degraded)
         note(decision=outcome.decision, sent=outcome.sent, degraded=outcome.degraded, timings_ms=work.timings_ms)

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from service.settings import RouteSettings
 
+# The reason of tickets that no client hears of.
+SPOT_CHECK = "spot_check"
+
 
 class Escalation(NamedTuple):
     """`reason` is None if no person sees the answer; `promised` if the client is told that one will."""
@@ -28,7 +31,7 @@ def escalation_of(
         return Escalation(chance, reason if sampled else None, sampled)
     # Nobody waits for the verdict of a spot check, and no client hears of one.
     chance = settings.spot_check if has_winner else 0.0
-    return Escalation(chance, "spot_check" if _sampled(response_id, chance) else None, False)
+    return Escalation(chance, SPOT_CHECK if _sampled(response_id, chance) else None, False)
 
 
 def _sampled(response_id: str, chance: float) -> bool:

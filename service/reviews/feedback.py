@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Collection
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from service.errors import InvalidRequest
+from service.reviews.queue import MAX_INDEX
 from service.store.redaction import redact
-from service.store.tables import feedback, responses
+from service.store.tables import candidates, feedback, responses
 
 
 class Feedback(BaseModel):
@@ -19,11 +22,11 @@ class Feedback(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    response_id: str = Field(max_length=64)
+    response_id: str = Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$")
     thumb: Literal["up", "down"] | None = None
     rating: int | None = Field(None, ge=1, le=5)
-    preferred: int | None = Field(None, ge=0)
-    rejected: int | None = Field(None, ge=0)
+    preferred: int | None = Field(None, ge=0, le=MAX_INDEX)
+    rejected: int | None = Field(None, ge=0, le=MAX_INDEX)
     comment: str | None = Field(None, max_length=10_000)
 
     @model_validator(mode="after")
@@ -50,3 +53,20 @@ async def is_answer_of(engine: AsyncEngine, response_id: str, tenant: str) -> bo
     wanted = select(responses.c.id).where(responses.c.id == response_id, responses.c.tenant == tenant)
     async with engine.connect() as connection:
         return (await connection.execute(wanted)).first() is not None
+
+
+async def candidates_of(engine: AsyncEngine, response_id: str) -> set[int]:
+    """The numbers of an answer's candidates as the history has them."""
+    query = select(candidates.c.index).where(candidates.c.response_id == response_id)
+    async with engine.connect() as connection:
+        return set((await connection.execute(query)).scalars())
+
+
+def require_candidates(opinion: Feedback, numbers: Collection[int]) -> None:
+    """Raises InvalidRequest for a preference among candidates of which the answer has none by that number."""
+    for name in ("preferred", "rejected"):
+        number = getattr(opinion, name)
+        if number is not None and number not in numbers:
+            raise InvalidRequest(
+                f"{name}={number}: {opinion.response_id} has no such candidate", param=name, code="no_such_candidate"
+            )

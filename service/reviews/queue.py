@@ -6,10 +6,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from copy import copy
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -17,14 +18,20 @@ from reward_model.vocabulary import Dimension
 from service.errors import Conflict, InvalidRequest, NotFound
 from service.failure import failure
 from service.metrics import Metrics
+from service.reviews.escalation import SPOT_CHECK
+from service.store.actions import log_action
+from service.store.claims import HOLD_MS, free_for, given_back, held_by
 from service.store.outbox import add_event
+from service.store.pages import Cursor, Page, read_page
 from service.store.redaction import redact
 from service.store.rows import Row, fitted
-from service.store.tables import actions, candidates, responses, reviews
+from service.store.scope import Tenants, seen_by
+from service.store.tables import candidates, responses, reviews
 from service.store.vault import EDITED, Vault, forget_held
 
-_CLAIM_MS = 15 * 60_000
 _BACKLOG_SECONDS = 15.0
+# Above every candidate's number, and within what a database stores.
+MAX_INDEX = 1_000
 
 log = logging.getLogger("winnow.store")
 
@@ -36,7 +43,7 @@ class Verdict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     verdict: Literal["accept", "choose", "edit", "reject"]
-    candidate: int | None = Field(None, ge=0)
+    candidate: int | None = Field(None, ge=0, le=MAX_INDEX)
     text: str | None = Field(None, min_length=1, max_length=100_000)
     winner_acceptable: bool | None = None
     reasons: list[Dimension] = Field(default_factory=list)
@@ -61,18 +68,28 @@ class Verdict(BaseModel):
 class Reviews:
     """The queue, for whoever holds a reviewer's key."""
 
-    def __init__(self, engine: AsyncEngine, vault: Vault | None = None, *, tells: bool = False) -> None:
+    def __init__(
+        self, engine: AsyncEngine, vault: Vault | None = None, *, tells: bool = False, hold_ms: int = HOLD_MS
+    ) -> None:
         self._engine = engine
         self._vault = vault or Vault()
         self._tells = tells
+        self._hold_ms = hold_ms
+        self._tenants: Tenants = None
 
-    async def listed(self, status: str, route: str | None, limit: int) -> list[Row]:
+    def of(self, tenants: Tenants) -> Reviews:
+        """The same queue, as far as these tenants' tickets go."""
+        scoped = copy(self)
+        scoped._tenants = tenants
+        return scoped
+
+    async def listed(self, status: str, route: str | None, cursor: Cursor) -> Page:
         """Tickets, the oldest first."""
-        wanted = select(reviews).where(reviews.c.status == status).order_by(reviews.c.at_ms, reviews.c.id).limit(limit)
+        query = select(reviews).where(reviews.c.status == status, seen_by(reviews.c.tenant, self._tenants))
         if route is not None:
-            wanted = wanted.where(reviews.c.route == route)
+            query = query.where(reviews.c.route == route)
         async with self._engine.connect() as connection:
-            return [dict(row) for row in (await connection.execute(wanted)).mappings()]
+            return await read_page(connection, query, (reviews.c.at_ms, reviews.c.id), cursor, newest_first=False)
 
     async def backlog(self) -> tuple[int, float]:
         """Open tickets, and the age of the oldest in seconds."""
@@ -100,7 +117,7 @@ class Reviews:
     async def find(self, review_id: str) -> Row:
         """A ticket with its prompt and its candidates, the best first."""
         async with self._engine.connect() as connection:
-            found = await _ticket(connection, review_id)
+            found = await _ticket(connection, review_id, self._tenants)
             prompt = select(responses.c.prompt, responses.c.winner).where(responses.c.id == found["response_id"])
             response = (await connection.execute(prompt)).mappings().one()
             order = (candidates.c.index != response["winner"], candidates.c.score.is_(None), candidates.c.score.desc())
@@ -115,14 +132,15 @@ class Reviews:
     async def claim(self, review_id: str, actor: str) -> Row:
         """Hold a ticket for a quarter of an hour. Raises Conflict while somebody else does, or once it is decided."""
         now = _now()
-        free = or_(reviews.c.claimed_by.is_(None), reviews.c.claimed_by == actor, reviews.c.claimed_until_ms < now)
-        held = {"claimed_by": actor, "claimed_until_ms": now + _CLAIM_MS}
+        columns = (reviews.c.claimed_by, reviews.c.claimed_until_ms)
+        free, held = free_for(*columns, actor, now), held_by(*columns, actor, now, self._hold_ms)
         return await self._change(review_id, free, held, actor, "claim", {})
 
     async def release(self, review_id: str, actor: str) -> Row:
         """Give a ticket back. Raises Conflict where it is not held by this reviewer."""
         mine = reviews.c.claimed_by == actor
-        return await self._change(review_id, mine, {"claimed_by": None, "claimed_until_ms": None}, actor, "release", {})
+        free = given_back(reviews.c.claimed_by, reviews.c.claimed_until_ms)
+        return await self._change(review_id, mine, free, actor, "release", {})
 
     async def decide(self, review_id: str, actor: str, verdict: Verdict) -> Row:
         """Decide a ticket that this reviewer holds. Raises Conflict where it is held by nobody or by another."""
@@ -142,7 +160,9 @@ class Reviews:
         The message is whole while it is held; after that `message` is None, and `text` the redacted copy.
         """
         async with self._engine.begin() as connection:
-            wanted = select(reviews).where(reviews.c.response_id == response_id, reviews.c.tenant == tenant)
+            # A client never hears of a spot check.
+            mine = (reviews.c.response_id == response_id, reviews.c.tenant == tenant, reviews.c.reason != SPOT_CHECK)
+            wanted = select(reviews).where(*mine)
             found = (await connection.execute(wanted)).mappings().one_or_none()
             if found is None:
                 return None
@@ -163,7 +183,7 @@ class Reviews:
         if verdict.verdict not in ("accept", "choose"):
             return None
         async with self._engine.connect() as connection:
-            found = await _ticket(connection, review_id)
+            found = await _ticket(connection, review_id, self._tenants)
             of = responses.c.id == found["response_id"]
             winner = (await connection.execute(select(responses.c.winner).where(of))).scalar_one()
             chosen = winner if verdict.verdict == "accept" else verdict.candidate
@@ -191,15 +211,14 @@ class Reviews:
         async with self._engine.begin() as connection:
             free = (reviews.c.id == review_id, reviews.c.status == "open", allowed)
             done = await connection.execute(update(reviews).where(*free).values(**values))
-            found = await _ticket(connection, review_id)
+            found = await _ticket(connection, review_id, self._tenants)
             if not done.rowcount:
                 raise Conflict(_why_not(found, actor), code="review_not_yours")
-            told = {"at_ms": _now(), "actor": actor, "action": action, "subject": review_id, "details": details}
-            await connection.execute(insert(actions).values(told))
+            await log_action(connection, found["tenant"], actor, action, review_id, details)
             if action == "verdict":
                 await forget_held(connection, found["response_id"], keep=found["chosen"])
                 # Nobody waits for the verdict of a spot check.
-                if text is not None and found["reason"] != "spot_check":
+                if text is not None and found["reason"] != SPOT_CHECK:
                     message = {"role": "assistant", "content": text}
                     await self._vault.put(connection, found["response_id"], EDITED, message)
             if self._tells and action == "verdict":
@@ -219,8 +238,10 @@ async def measure_backlog(queue: Reviews, metrics: Metrics) -> None:
         await asyncio.sleep(_BACKLOG_SECONDS)
 
 
-async def _ticket(connection: AsyncConnection, review_id: str) -> Row:
-    found = (await connection.execute(select(reviews).where(reviews.c.id == review_id))).mappings().one_or_none()
+async def _ticket(connection: AsyncConnection, review_id: str, tenants: Tenants) -> Row:
+    """A ticket of these tenants. Raises NotFound for another's as for none."""
+    wanted = select(reviews).where(reviews.c.id == review_id, seen_by(reviews.c.tenant, tenants))
+    found = (await connection.execute(wanted)).mappings().one_or_none()
     if found is None:
         raise NotFound(f"there is no review {review_id}", param="id", code="review_not_found")
     return dict(found)

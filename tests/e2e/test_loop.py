@@ -164,7 +164,7 @@ def test_from_traffic_to_training(
     )
     keys = tmp_path / "keys.json"
     acme, stranger = (add_key(keys, name, "client") for name in ("acme", "stranger"))
-    anna, bob = (add_key(keys, name, "operator") for name in ("anna", "bob"))
+    anna, bob = (add_key(keys, name, "operator", tenants=["*"]) for name in ("anna", "bob"))
     environment = ROUTES | {
         "WINNOW_STORE__URL": url,
         "WINNOW_KEYS_FILE": str(keys),

@@ -28,7 +28,7 @@ async def seen(start_gateway: Any, store_url: str, script: Any) -> Any:
     class Seen:
         def __init__(self, gateway: Any) -> None:
             self.gateway = gateway
-            self.anna = add_key(gateway.keys_file, "anna", "operator")
+            self.anna = add_key(gateway.keys_file, "anna", "operator", tenants=["*"])
 
         async def call(self, method: str, path: str, body: Any = None, key: str | None = None) -> Any:
             headers = {"Authorization": f"Bearer {key or self.anna}"}
@@ -45,7 +45,7 @@ async def seen(start_gateway: Any, store_url: str, script: Any) -> Any:
 
         async def read(self) -> tuple[list[Pair], list[LabelledReply]]:
             engine = await open_database(store_url)
-            pairs, replies = await read_labels(engine, *ALWAYS)
+            pairs, replies = await read_labels(engine, *ALWAYS, high_stakes={"billing"})
             await engine.dispose()
             return [Pair.model_validate(p) for p in pairs], [LabelledReply.model_validate(r) for r in replies]
 
@@ -73,7 +73,7 @@ async def test_verdicts_become_pairs_and_replies_with_their_chance(seen: Any) ->
     assert by_id[edited["id"]].chosen == "By hand: [email]."
     assert by_id[edited["id"]].origin.chosen == "human"
     kept = (await seen.call("GET", f"/reviews/{edited['id']}")).json()
-    assert (kept["text"], kept["note"]) == ("By hand: a@b.org.", "[email]")
+    assert (kept["text"], kept["note"]) == ("By hand: [email].", "[email]")
     assert pair.prompt[0].text() == "I was charged thrice"
     said = {reply.id: reply for reply in replies}
     assert {name: reply.acceptable for name, reply in said.items()} == {

@@ -251,7 +251,8 @@ async def test_over_http_annotators_see_no_more_than_two_replies(start_gateway: 
     async with start_gateway(store={"url": store_url, "days": None}) as gateway:
 
         async def call(method: str, path: str, name: str, role: str, body: Any = None) -> Any:
-            headers = {"Authorization": f"Bearer {add_key(gateway.keys_file, name, role)}"}
+            key = add_key(gateway.keys_file, name, role, tenants=None if role == "client" else ["*"])
+            headers = {"Authorization": f"Bearer {key}"}
             return await gateway.http.request(method, f"{gateway.url}/v1/audits{path}", headers=headers, json=body)
 
         for method, path in (("GET", ""), ("POST", "/audit-1/next"), ("PUT", "/audit-1/items/x")):
@@ -335,7 +336,7 @@ async def test_a_store_that_is_locked_is_said(
     await fill(engine, [response(1)])
     await draw_audit(engine, "audit-1", a_draw(1, overlap=0.0), "anna", no_greedy)
     async with start_gateway(store={"url": f"sqlite:///{path}", "days": None}) as gateway:
-        headers = {"Authorization": f"Bearer {add_key(gateway.keys_file, 'anna', 'operator')}"}
+        headers = {"Authorization": f"Bearer {add_key(gateway.keys_file, 'anna', 'operator', tenants=['*'])}"}
         locked = sqlite3.connect(path, isolation_level=None)
         locked.execute("begin immediate")
         refused = await gateway.http.post(f"{gateway.url}/v1/audits/audit-1/next", headers=headers)

@@ -81,7 +81,7 @@ async def test_a_review_is_told_when_it_opens_and_when_it_is_decided(
         answer = (await gateway.ask()).json()
         await until(receiver, 1)
         assert gateway.registry.get_sample_value("winnow_webhook_failures_total") == 3
-        headers = {"Authorization": f"Bearer {add_key(gateway.keys_file, 'anna', 'operator')}"}
+        headers = {"Authorization": f"Bearer {add_key(gateway.keys_file, 'anna', 'operator', tenants=['*'])}"}
         review = f"{gateway.url}/v1/reviews/{answer['rerank']['review_id']}"
         await gateway.http.post(f"{review}/claim", headers=headers)
         await gateway.http.post(f"{review}/verdict", headers=headers, json={"verdict": "edit", "text": "By hand."})

@@ -42,8 +42,14 @@ async def test_settings_are_for_admins_and_without_secrets(start_gateway: Any, s
     store = {"url": store_url, "webhook_url": "http://127.0.0.1:9", "webhook_secret": secret}
     policies = {"dpo": {"url": "http://127.0.0.1:9", "model": "dpo", "api_key": secret}}
     async with start_gateway(store=store, policies=policies, scorer_api_key=secret) as gateway:
-        for role, status in (("client", 403), ("operator", 403), ("admin", 200)):
-            answer = await _call(gateway, "/settings", add_key(gateway.keys_file, f"a-{role}", role))
+        for role, tenants, status in (
+            ("client", None, 403),
+            ("operator", ["*"], 403),
+            ("admin", None, 403),
+            ("admin", ["*"], 200),
+        ):
+            key = add_key(gateway.keys_file, f"a-{role}", role, tenants=tenants)
+            answer = await _call(gateway, "/settings", key)
             assert answer.status_code == status
         shown = answer.json()
         assert secret not in answer.text
@@ -57,7 +63,7 @@ async def test_settings_are_for_admins_and_without_secrets(start_gateway: Any, s
 async def test_a_password_in_the_store_s_address_is_hidden(start_gateway: Any, postgres: str, tmp_path: Any) -> None:
     address = postgres.replace("@", ":hush-hush@") + "/postgres"
     async with start_gateway(store={"url": address}) as gateway:
-        answer = await _call(gateway, "/settings", add_key(gateway.keys_file, "root", "admin"))
+        answer = await _call(gateway, "/settings", add_key(gateway.keys_file, "root", "admin", tenants=["*"]))
         assert "hush-hush" not in answer.text
         assert ":***@" in answer.json()["store"]["url"]
 
@@ -67,7 +73,8 @@ async def test_the_log_of_actions_is_read_by_admins_and_changed_by_nobody(start_
         gateway.scorer.probability = lambda score: 0.45
         ids = [(await gateway.ask(f"charged {n}")).json()["rerank"]["review_id"] for n in range(3)]
         anna, root = (
-            add_key(gateway.keys_file, name, role) for name, role in (("anna", "operator"), ("root", "admin"))
+            add_key(gateway.keys_file, name, role, tenants=["*"])
+            for name, role in (("anna", "operator"), ("root", "admin"))
         )
         for name in ids:
             url = f"{gateway.url}/v1/reviews/{name}/claim"

@@ -38,7 +38,7 @@ class Desk:
 
     def __init__(self, gateway: Any) -> None:
         self._gateway = gateway
-        self._anna = {"Authorization": f"Bearer {add_key(gateway.keys_file, 'anna', 'operator')}"}
+        self._anna = {"Authorization": f"Bearer {add_key(gateway.keys_file, 'anna', 'operator', tenants=['*'])}"}
 
     async def hold(self, **fields: Any) -> tuple[str, str]:
         body = (await self._gateway.ask(**fields)).json()
@@ -201,7 +201,7 @@ def test_a_key_that_is_none_is_refused() -> None:
 async def test_the_key_is_hidden_among_the_settings(keeping: Any) -> None:
     key = Fernet.generate_key().decode()
     async with keeping(encryption_key=key) as gateway:
-        root = {"Authorization": f"Bearer {add_key(gateway.keys_file, 'root', 'admin')}"}
+        root = {"Authorization": f"Bearer {add_key(gateway.keys_file, 'root', 'admin', tenants=['*'])}"}
         assert key not in (await gateway.http.get(f"{gateway.url}/v1/settings", headers=root)).text
 
 
