@@ -6,6 +6,7 @@ machine.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -96,6 +97,8 @@ class _Planner:
         self._starts_policy = options.model is not None or "policy_url" not in self._given
         self._starts_scorer = options.orm is not None or "scorer_url" not in self._given
         self._model = options.model or BUNDLED
+        # A setting of the scorer's own; the others it reads by itself.
+        self._scorer_host = os.environ.get("WINNOW_SCORER_HOST", "127.0.0.1")
 
     def stack(self) -> Stack:
         settings, given = self._settings, self._given
@@ -154,11 +157,11 @@ class _Planner:
 
     def _scorer(self) -> Program:
         port = self._options.scorer_port
-        arguments = _command("scorer", "--host", "127.0.0.1", "--port", str(port))
+        arguments = _command("scorer", "--host", self._scorer_host, "--port", str(port))
         if self._options.orm is not None:
             arguments += ["--model", self._options.orm]
         environment = _secret("WINNOW_SCORER_API_KEY", self._settings.scorer_api_key)
-        health = f"{base_url('127.0.0.1', port)}/readyz"
+        health = f"{base_url(self._scorer_host, port)}/readyz"
         return self._program("scorer", arguments, health, environment, _SCORER_DRAIN_SECONDS)
 
     def _policy(self) -> Program:
@@ -185,7 +188,7 @@ class _Planner:
             "WINNOW_POLICY_URL": base_url("127.0.0.1", options.policy_port)
             if self._starts_policy
             else settings.policy_url,
-            "WINNOW_SCORER_URL": base_url("127.0.0.1", options.scorer_port)
+            "WINNOW_SCORER_URL": base_url(self._scorer_host, options.scorer_port)
             if self._starts_scorer
             else settings.scorer_url,
             "WINNOW_POLICY_MODEL": self._policy_name(),
@@ -223,7 +226,7 @@ class _Planner:
         options, settings = self._options, self._settings
         ports = [(settings.host, settings.port, "--port")]
         if self._starts_scorer:
-            ports.append(("127.0.0.1", options.scorer_port, "--scorer-port"))
+            ports.append((self._scorer_host, options.scorer_port, "--scorer-port"))
         if self._starts_policy:
             ports.append(("127.0.0.1", options.policy_port, "--policy-port"))
         numbers = [port for _, port, _ in ports]

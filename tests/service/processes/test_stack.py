@@ -175,6 +175,16 @@ def test_keys_that_the_gateway_sends_are_checked_by_what_it_starts(options: Serv
     assert program(stack, "scorer").environment == {"WINNOW_SCORER_API_KEY": "two"}
 
 
+def test_the_scorer_listens_where_its_own_settings_say(options: ServeOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WINNOW_SCORER_HOST", "0.0.0.0")
+    stack = planned(replace(options, scorer_port=8077))
+    scorer = program(stack, "scorer")
+    assert (option(scorer.arguments, "--host"), option(scorer.arguments, "--port")) == ("0.0.0.0", "8077")
+    assert scorer.health == "http://127.0.0.1:8077/readyz"
+    assert program(stack, "gateway").environment["WINNOW_SCORER_URL"] == "http://127.0.0.1:8077"
+    assert ("0.0.0.0", 8077, "--scorer-port") in stack.ports
+
+
 def test_options_go_on_to_the_policy(options: ServeOptions) -> None:
     stack = planned(replace(options, draft="ngram", policy_options=("--max-model-len", "8192")))
     arguments = program(stack, "policy").arguments
