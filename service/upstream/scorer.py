@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import aiohttp
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from reward_model.calibration import Curve
 from reward_model.stopping import CandidateScores, PartialScores
@@ -215,8 +215,7 @@ class HttpScorer:
 
 
 class _Result(BaseModel):
-    model_config = ConfigDict(allow_inf_nan=False)
-
+    # orjson reads neither NaN nor numbers that overflow.
     index: int
     score: float
     probability: float | None = Field(None, ge=0, le=1)

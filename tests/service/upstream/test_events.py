@@ -44,6 +44,12 @@ def test_data_of_several_lines_is_one_payload() -> None:
     assert decoded([b'data: {"a":\ndata: [1,\n', b"data: 2]}\n\n"]) == [b'{"a":\n[1,\n2]}']
 
 
+def test_a_line_ending_cut_in_half_ends_no_event() -> None:
+    stream = b'data: {"a":\r\ndata: 1}\r\n\r\n'
+    for cut in range(1, len(stream)):
+        assert decoded([stream[:cut], stream[cut:]]) == [b'{"a":\n1}'], cut
+
+
 def test_a_payload_does_not_wait_for_a_blank_line_that_a_server_never_sends() -> None:
     decoder = EventDecoder()
     assert decoder.feed(b"data: " + ONE + b"\n") == [ONE]
