@@ -1,8 +1,9 @@
 """A router's folder: its files, and a `manifest.json` that describes and seals them.
 
-encoder.onnx   the student encoder, int8
+ngrams.npz     the n-gram model of short texts, plain arrays (nothing here is a pickle)
+windows.npz    the n-gram model of a longer text's windows, if there is one
+encoder.onnx   the student encoder, int8, if there is one
 vocab.txt      its word pieces
-ngrams.npz     the n-gram model, plain arrays (nothing here is a pickle)
 manifest.json  what it is, what was measured, the SHA-256 of each file
 """
 
@@ -10,78 +11,56 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zipfile
 from pathlib import Path
-from typing import Any, Literal, Self
 
 import numpy as np
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from routing.classifier import Classifier, NgramModel, StakesCalibration
+from routing.classifier import Cascade, Classifier, NgramModel, Stage, StakesCalibration
 from routing.encoder import EncoderModel
 from routing.errors import BundleError
 from routing.features import BUCKETS
-from routing.routes import DEFAULT, SHIPPED, Route
-from routing.settings import Probability
+from routing.manifest import MANIFEST, FittedCalibration, FittedCascade, RouterManifest, read_manifest
 
 BUNDLED = Path(__file__).parent / "bundled"
-MANIFEST = "manifest.json"
-ENCODER, VOCABULARY, NGRAMS = "encoder.onnx", "vocab.txt", "ngrams.npz"
-
-
-class FittedCalibration(BaseModel):
-    """What `probability` means, and the texts it was fitted on."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    method: Literal["platt"] = "platt"
-    event: Literal["high_stakes"] = "high_stakes"
-    slopes: tuple[float, float] = Field(description="Of the encoder's and the n-grams' log-odds.")
-    intercept: float = Field(allow_inf_nan=False)
-    labels: int = Field(ge=0, description="Texts it was fitted on, none of them trained on.")
-    positives: int = Field(ge=0)
-
-
-class RouterManifest(BaseModel):
-    """All that is known of a trained router; `files` maps each file to its SHA-256.
-
-    Version 1 had no `classes`: its routers tell the routes that ship.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format_version: Literal[1, 2] = 2
-    id: str
-    created: str
-    classes: tuple[Route, ...] = Field(SHIPPED, min_length=2, description="`default` and the routes it tells from it.")
-    thresholds: dict[Route, Probability] = Field(description="Probability of high stakes from which a route is taken.")
-    calibration: FittedCalibration
-    recipe: dict[str, Any]
-    data: list[dict[str, Any]]
-    figures: dict[str, Any]
-    files: dict[str, str]
-
-    @model_validator(mode="after")
-    def _classes_and_thresholds_agree(self) -> Self:
-        if self.classes[0] != DEFAULT or len(set(self.classes)) != len(self.classes):
-            raise ValueError(f"classes: expected {DEFAULT!r} and then other names, each once")
-        if self.thresholds.keys() != set(self.classes[1:]):
-            raise ValueError("thresholds: expected one for each class but the first")
-        return self
+ENCODER, VOCABULARY, NGRAMS, WINDOWS = "encoder.onnx", "vocab.txt", "ngrams.npz", "windows.npz"
+FILES = (NGRAMS, WINDOWS, ENCODER, VOCABULARY)
 
 
 def load_bundle(folder: Path) -> tuple[RouterManifest, Classifier]:
     """Read and verify a router's folder; raises BundleError naming what is wrong."""
     manifest = read_manifest(folder)
-    for name in (ENCODER, VOCABULARY, NGRAMS):
-        content = _read(folder / name)
-        if content is None or hashlib.sha256(content).hexdigest() != manifest.files.get(name):
+    classes = len(manifest.classes)
+    needed = [NGRAMS]
+    if len(manifest.calibration.slopes) == 2:
+        needed += [ENCODER, VOCABULARY]
+    if manifest.long is not None:
+        needed.append(WINDOWS)
+    for name in needed:
+        if manifest.files.get(name) != _digest(folder / name):
             raise BundleError(f"{folder / name}: not the file that {MANIFEST} lists; copy or train the router again")
-    fitted = manifest.calibration
-    calibration = StakesCalibration(fitted.slopes, fitted.intercept)
-    models = (load_encoder(folder, len(manifest.classes)), load_ngrams(folder, len(manifest.classes)))
-    return manifest, Classifier(models, calibration)
+    encoder = load_encoder(folder, classes) if ENCODER in needed else None
+    short = stage(load_ngrams(folder, classes), manifest.calibration, manifest.cascade)
+    long = short
+    if manifest.long is not None:
+        long = stage(load_ngrams(folder, classes, WINDOWS), manifest.long.calibration, manifest.long.cascade)
+    return manifest, Classifier(short, long, encoder)
+
+
+def stage(ngrams: NgramModel, fitted: FittedCalibration, cascade: FittedCascade | None) -> Stage:
+    """A stage of the classifier with the curves that a manifest holds; without an encoder the n-grams decide all."""
+    if len(fitted.slopes) == 1:
+        return Stage(ngrams, None, Cascade(math.inf, math.inf, 0.0, curve(fitted)))
+    if cascade is None:
+        return Stage(ngrams, curve(fitted))
+    return Stage(ngrams, curve(fitted), Cascade(cascade.lower, cascade.upper, cascade.margin, curve(cascade.alone)))
+
+
+def curve(fitted: FittedCalibration) -> StakesCalibration:
+    """What a manifest's curve computes."""
+    return StakesCalibration(fitted.slopes, fitted.intercept, fitted.windows)
 
 
 def load_encoder(folder: Path, classes: int) -> EncoderModel:
@@ -96,12 +75,12 @@ def load_encoder(folder: Path, classes: int) -> EncoderModel:
     return encoder
 
 
-def load_ngrams(folder: Path, classes: int) -> NgramModel:
-    """The n-gram model of a folder; raises BundleError."""
-    path = folder / NGRAMS
+def load_ngrams(folder: Path, classes: int, name: str = NGRAMS) -> NgramModel:
+    """An n-gram model of a folder; raises BundleError."""
+    path = folder / name
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            weights, bias, idf = (arrays[name].astype(np.float32) for name in ("weights", "bias", "idf"))
+            weights, bias, idf = (arrays[field].astype(np.float32) for field in ("weights", "bias", "idf"))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BundleError(f"{path}: not the arrays of a router ({error})") from error
     if (weights.shape, bias.shape, idf.shape) != ((classes, BUCKETS), (classes,), (BUCKETS,)):
@@ -109,33 +88,22 @@ def load_ngrams(folder: Path, classes: int) -> NgramModel:
     return NgramModel(weights, bias, idf)
 
 
-def read_manifest(folder: Path) -> RouterManifest:
-    """Read `manifest.json`; raises BundleError."""
-    content = _read(folder / MANIFEST)
-    if content is None:
-        raise BundleError(f"{folder}: no router here ({MANIFEST} cannot be read)")
-    try:
-        return RouterManifest.model_validate_json(content)
-    except ValidationError as error:
-        raise BundleError(f"{folder / MANIFEST}: not a router's manifest ({error})") from error
-
-
-def save_ngrams(folder: Path, model: NgramModel) -> None:
-    """Write the n-gram model in half precision (it was fitted and rounded so)."""
+def save_ngrams(folder: Path, model: NgramModel, name: str = NGRAMS) -> None:
+    """Write an n-gram model in half precision (it was fitted and rounded so)."""
     halves = {"weights": model.weights.astype(np.float16), "idf": model.idf.astype(np.float16)}
-    np.savez_compressed(folder / NGRAMS, allow_pickle=False, bias=model.bias, **halves)
+    np.savez_compressed(folder / name, allow_pickle=False, bias=model.bias, **halves)
 
 
 def seal(folder: Path, manifest: RouterManifest) -> RouterManifest:
     """Write the manifest with the digests of the files that lie in the folder."""
-    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (ENCODER, VOCABULARY, NGRAMS)}
+    digests = {name: digest for name in FILES if (digest := _digest(folder / name)) is not None}
     sealed = manifest.model_copy(update={"files": digests})
     (folder / MANIFEST).write_text(json.dumps(sealed.model_dump(), indent=2) + "\n", encoding="utf-8")
     return sealed
 
 
-def _read(path: Path) -> bytes | None:
+def _digest(path: Path) -> str | None:
     try:
-        return path.read_bytes()
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
         return None

@@ -1,12 +1,19 @@
-"""The trained classifier as it is served: a small encoder and n-grams; no torch, no scikit-learn, no pickle.
+"""The trained classifier as it is served: n-grams, and a small encoder for what they leave open.
 
-The encoder knows words of like meaning, the n-grams the exact words. Each model gives the log-odds of high
-stakes, ln (1 - P(default)) / P(default); one logistic regression over the two, fitted on texts that
-neither was trained on (Platt scaling in two variables), gives the probability.
+N-grams know the exact words, the encoder words of like meaning. Each model gives the log-odds of high stakes,
+ln (1 - P(default)) / P(default). A cascade decides: a text whose n-gram log-odds are beyond `Cascade.lower` or
+`upper` is clear, and its probability is a logistic function of them alone; for any other the encoder is run, and the
+probability is a logistic function of both (Platt scaling in two variables). All of it is fitted on texts that
+neither model was trained on.
+
+A text of at most `SHORT` characters is read whole by the stage `short`. A longer one is read in windows by the stage
+`long`, whose n-grams learned how prose differs from a question. The most high-stakes window decides; more windows
+have more chances to be wrong, so the logarithm of their number is a variable of the logistic function.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,7 +21,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.features import buckets, weigh
+from routing.features import HashedWords, words
+from routing.spelling import deobfuscated, unaccented
+from routing.windows import windows
+
+SHORT = 300
+# Windows of one conversation that the encoder reads; the n-grams choose the most suspicious.
+ENCODED = 12
 
 Logits = NDArray[np.float64]
 
@@ -30,48 +43,160 @@ class NgramModel:
 
     def __init__(self, weights: NDArray[np.float32], bias: NDArray[np.float32], idf: NDArray[np.float32]) -> None:
         self.weights, self.bias, self.idf = weights, bias, idf
+        # One row a bucket: what it adds to each class, and to the squared length.
+        self._rows = np.ascontiguousarray(np.concatenate([weights * idf, np.square(idf)[None, :]]).T)
 
     def logits(self, texts: Sequence[str]) -> Logits:
         """[texts, classes]."""
-        out = np.empty((len(texts), len(self.bias)))
-        for row, text in enumerate(texts):
-            index = buckets(text)
-            out[row] = self.weights[:, index] @ weigh(index, self.idf) + self.bias
-        return out
+        return np.array([self.of(HashedWords(words(text)).buckets()) for text in texts]).reshape(-1, len(self.bias))
+
+    def of(self, index: NDArray[np.integer]) -> Logits:
+        """[classes] for the distinct buckets of one text."""
+        *sums, square = self._rows.take(index, axis=0).sum(axis=0, dtype=np.float64)
+        return np.array(sums) / (math.sqrt(square) or 1.0) + self.bias
 
 
 @dataclass(frozen=True)
 class StakesCalibration:
-    """P(high stakes) = 1 / (1 + exp(-(slopes . log-odds of each model + intercept)))."""
+    """P(high stakes) = 1 / (1 + exp(-score)), score = slopes . log-odds + windows * ln(windows) + intercept."""
 
     slopes: tuple[float, ...]
     intercept: float
+    windows: float = 0.0
 
-    def probability(self, log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
-        """From [texts, models] to [texts]."""
-        score: NDArray[np.float64] = log_odds @ np.asarray(self.slopes) + self.intercept
-        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(score, -60, 60))))
+    def score(self, log_odds: Sequence[float], count: int = 1) -> float:
+        """The logit of the probability."""
+        terms = sum(slope * odds for slope, odds in zip(self.slopes, log_odds, strict=True))
+        return terms + self.windows * math.log(count) + self.intercept
 
 
-def log_odds(logits: Logits) -> NDArray[np.float64]:
-    """ln (1 - P(default)) / P(default) of each row."""
-    odds: NDArray[np.float64] = np.logaddexp.reduce(logits[:, 1:], axis=1) - logits[:, 0]
-    return odds
+@dataclass(frozen=True)
+class Cascade:
+    """When the n-grams decide alone: log-odds below `lower`, or above `upper` with the classes `margin` apart."""
+
+    lower: float
+    upper: float
+    margin: float
+    alone: StakesCalibration
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How texts of one length are read."""
+
+    ngrams: NgramModel
+    both: StakesCalibration | None
+    cascade: Cascade | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Logit of high stakes, and each class's share of it, of one window."""
+
+    score: float
+    shares: NDArray[np.float64]
+
+    @property
+    def probability(self) -> float:
+        """P(high stakes)."""
+        return 1.0 / (1.0 + math.exp(-min(60.0, max(-60.0, self.score))))
+
+
+@dataclass(frozen=True, slots=True)
+class Unclear:
+    """A window that the encoder is wanted for."""
+
+    text: str
+    logits: Logits
+    log_odds: float
+    stage: Stage
+    count: int
+    fallback: Estimate | None
+
+
+@dataclass(slots=True)
+class Scan:
+    """What the n-grams make of one text."""
+
+    best: Estimate | None
+    unclear: list[Unclear]
 
 
 class Classifier:
     """Texts to calibrated probabilities of the classes with stakes."""
 
-    def __init__(self, models: Sequence[TextModel], calibration: StakesCalibration) -> None:
-        self._models = tuple(models)
-        self._calibration = calibration
+    def __init__(self, short: Stage, long: Stage, encoder: TextModel | None) -> None:
+        self._short, self._long, self._encoder = short, long, encoder
 
-    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """[texts, classes - 1]: of each class but `default`; their sum is the calibrated P(high stakes)."""
-        if not texts:
-            return np.empty((0, 2))
-        logits = [model.logits(texts) for model in self._models]
-        stakes = self._calibration.probability(np.stack([log_odds(each) for each in logits], axis=1))
-        both = np.sum(logits, axis=0)[:, 1:]
-        shares = np.exp(both - np.logaddexp.reduce(both, axis=1)[:, None])
-        return np.asarray(shares * stakes[:, None])
+    def scan(self, text: str) -> Scan:
+        """Let the n-grams read a raw text."""
+        scan = Scan(None, [])
+        whole = spelled_out(text) if len(text) <= 4 * SHORT else None
+        if whole is not None and len(whole) <= SHORT:
+            if whole:
+                self._read(whole, self._short, 1, scan)
+            return scan
+        parts = [spelled for window in windows(text) if (spelled := spelled_out(window))]
+        for part in parts:
+            self._read(part, self._long, len(parts), scan)
+        return scan
+
+    def finish(self, scans: Sequence[Scan]) -> list[Estimate | None]:
+        """Each text's most high-stakes estimate, the encoder having read what is unclear; None: nothing to read."""
+        waiting = sorted(
+            ((each, number) for number, scan in enumerate(scans) for each in scan.unclear),
+            key=lambda entry: -entry[0].log_odds,
+        )
+        best = [scan.best for scan in scans]
+        for rank, (each, number) in enumerate(waiting):
+            estimate = self._encode(each) if rank < ENCODED else each.fallback
+            best[number] = _higher(best[number], estimate)
+        return best
+
+    def _read(self, part: str, stage: Stage, count: int, scan: Scan) -> None:
+        logits = stage.ngrams.of(HashedWords(words(part)).buckets())
+        odds = log_odds(logits)
+        cascade = stage.cascade
+        alone = None if cascade is None else Estimate(cascade.alone.score([odds], count), shares_of(logits))
+        if alone is not None and (self._encoder is None or _is_clear(stage.cascade, odds, logits)):
+            scan.best = _higher(scan.best, alone)
+        else:
+            scan.unclear.append(Unclear(part, logits, odds, stage, count, alone))
+
+    def _encode(self, unclear: Unclear) -> Estimate:
+        assert self._encoder is not None
+        assert unclear.stage.both is not None
+        logits = self._encoder.logits([unclear.text])[0]
+        score = unclear.stage.both.score([log_odds(logits), unclear.log_odds], unclear.count)
+        return Estimate(score, shares_of(logits + unclear.logits))
+
+
+def spelled_out(text: str) -> str:
+    """A raw text as the models read it: on one line, in lower case, undisguised, without accents."""
+    return unaccented(deobfuscated(text))
+
+
+def log_odds(logits: Logits) -> float:
+    """ln (1 - P(default)) / P(default) of one text's logits."""
+    return float(np.logaddexp.reduce(logits[1:]) - logits[0])
+
+
+def shares_of(logits: Logits) -> NDArray[np.float64]:
+    """P(class | high stakes) of each class but the first."""
+    stakes = np.exp(logits[1:] - logits[1:].max())
+    return np.asarray(stakes / stakes.sum())
+
+
+def _is_clear(cascade: Cascade | None, odds: float, logits: Logits) -> bool:
+    if cascade is None:
+        return False
+    if odds <= cascade.upper or len(logits) == 2:
+        return odds < cascade.lower or odds > cascade.upper
+    second, first = np.partition(logits[1:], -2)[-2:]
+    return bool(first - second >= cascade.margin)
+
+
+def _higher(one: Estimate | None, other: Estimate | None) -> Estimate | None:
+    if one is None or other is None:
+        return one or other
+    return one if one.score >= other.score else other

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +16,6 @@ from routing.jsonl import read_jsonl
 
 route_app = typer.Typer(add_completion=False)
 route_train_app = typer.Typer(add_completion=False)
-
-CHUNK = 256
 
 
 @contextmanager
@@ -34,22 +31,32 @@ def clear_errors() -> Iterator[None]:
 @route_app.command()
 def route(
     file: Annotated[str, typer.Argument(help="JSONL of {text} or {messages}; may end in .gz, or be - for stdin.")],
-    model: Annotated[Path | None, typer.Option(help="Folder of a trained router; none: the bundled one.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of a trained router; else the settings', else the bundled.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings; else WINNOW_CONFIG.")] = None,
 ) -> None:
-    """Say which route each line takes: the line, plus route, high_stakes and probability."""
+    """Say which route each line takes, as the gateway would: the line, plus route, high_stakes and probability.
+
+    A rule that decided and a text that was not read to its end are told too.
+    """
+    from routing.config import load_router_settings
     from routing.router import Router
 
     with clear_errors():
-        router = Router.load(model)
-        rows = ((row, _conversation(file, number, row)) for number, row in read_jsonl(file))
-        while chunk := list(islice(rows, CHUNK)):
-            for (row, _), decision in zip(chunk, router.route_many([text for _, text in chunk]), strict=True):
-                added = {
-                    "route": decision.route,
-                    "high_stakes": decision.high_stakes,
-                    "probability": round(decision.probability, 6),
-                }
-                print(json.dumps({**row, **added}, ensure_ascii=False))
+        router = Router.load(model, load_router_settings(config))
+        for number, row in read_jsonl(file):
+            decision = router.route(_conversation(file, number, row))
+            added: dict[str, Any] = {
+                "route": decision.route,
+                "high_stakes": decision.high_stakes,
+                "probability": round(decision.probability, 6),
+            }
+            if decision.rule is not None:
+                added["rule"] = decision.rule
+            if decision.truncated:
+                added["truncated"] = True
+            print(json.dumps({**row, **added}, ensure_ascii=False))
 
 
 def _conversation(file: str, number: int, row: dict[str, Any]) -> str | list[Any]:
@@ -64,10 +71,16 @@ def _conversation(file: str, number: int, row: dict[str, Any]) -> str | list[Any
 
 @route_train_app.command()
 def route_train(
-    data: Annotated[Path, typer.Option(help="Folder with *.jsonl.gz of {text, route, source}.")],
-    encoder: Annotated[Path, typer.Option(help="Folder of all-MiniLM-L6-v2 (safetensors, vocab.txt).")],
+    data: Annotated[Path, typer.Argument(help="Folder with *.jsonl or *.jsonl.gz of {text, route}.")],
+    encoder: Annotated[
+        Path | None,
+        typer.Option(help="Folder of all-MiniLM-L6-v2; without it, n-grams alone."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write the router to.")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Measure other ways; write no router.")] = False,
+    evaluate: Annotated[
+        str | None, typer.Option(help="Folder of a router to measure on DATA, or `bundled`; trains nothing.")
+    ] = None,
     hold_out_phrasing: Annotated[
         bool, typer.Option("--hold-out-phrasing", help="Train without insurers and spoken style, and measure there.")
     ] = False,
@@ -75,16 +88,26 @@ def route_train(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     sources: Annotated[str, typer.Option(help="Note on sources and licences for the manifest.")] = "",
 ) -> None:
-    """Train the router, or with --compare measure what it is compared with; figures as JSON."""
-    if (out is None) != compare:
-        raise typer.BadParameter("give either --out FOLDER or --compare")
+    """Train a router on the routes that DATA names, compare ways to build one, or evaluate one; figures as JSON."""
+    if [out is not None, compare, evaluate is not None].count(True) != 1:
+        raise typer.BadParameter("give one of --out FOLDER, --compare and --evaluate FOLDER")
+    if compare and encoder is None:
+        raise typer.BadParameter("--compare needs --encoder FOLDER")
     with clear_errors():
-        from routing.train import run
-        from routing.train.distil import DistilRecipe
+        from routing.router import Router
+        from routing.train.compare import compare_ways
+        from routing.train.data import load
+        from routing.train.recipe import DistilRecipe
+        from routing.train.report import figures
+        from routing.train.run import train
 
-        if out is None:
-            report: Any = run.compare(data, encoder, hold_out_phrasing)
+        if evaluate is not None:
+            report: Any = figures(
+                Router.load(None if evaluate == "bundled" else evaluate), load(data, hold_out_phrasing)
+            )
+        elif out is None:
+            report = compare_ways(data, encoder or Path(), hold_out_phrasing)
         else:
             recipe = DistilRecipe(epochs=epochs, seed=seed)
-            report = run.train(data, encoder, out, recipe, hold_out_phrasing, sources).model_dump()
+            report = train(data, encoder, out, recipe, hold_out_phrasing, sources).model_dump()
     print(json.dumps(report))

@@ -43,7 +43,7 @@ class Spellings(NamedTuple):
     def of(cls, text: str) -> Self:
         """Every spelling of a raw text."""
         line = cleaned(text)
-        return cls(line, folded(line), deobfuscated(folded(line)))
+        return cls(line, folded(line), deobfuscated(text))
 
 
 class TextRule(BaseModel):

@@ -28,6 +28,10 @@ class RouterSettings(BaseModel):
         (), description="Keywords and patterns; the first rule that matches decides the route."
     )
 
+    background_tasks: bool = Field(
+        True, description="Send titles, tags and follow-up questions that chat front-ends ask for to `default`."
+    )
+
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         need_names(self.rules)

@@ -49,10 +49,12 @@ def folded(text: str) -> str:
 
 
 def deobfuscated(text: str) -> str:
-    """A folded text with disguised words spelled out."""
+    """A raw or cleaned text, folded, with disguised words spelled out."""
+    # Before runs of blanks shrink to one: wider gaps stand between words whose letters are spaced.
+    text = folded(cleaned(_SPACED.sub(_joined, text)))
     if not text.isascii():
         text = _NOT_ASCII_WORD.sub(_latin, _STACKED.sub("", text))
-    return _LEET.sub(_spelled, _SPACED.sub(_joined, text))
+    return _LEET.sub(_spelled, text)
 
 
 def unaccented(text: str) -> str:

@@ -1,7 +1,9 @@
 """The texts the router learns from, and which side of the split each is on.
 
 A data folder holds `*.jsonl` or `*.jsonl.gz` files of `{"text", "route"}`. `default` and `other` are texts without
-stakes, `ambiguous` ones are left out of training, and any other route is a class of its own. The project's
+stakes, `ambiguous` ones are left out of training, and any other route is a class of its own. Texts without stakes that
+are longer than a question (`SHORT` characters) teach how prose reads; a row's `group`, if it has one, keeps the texts
+of one source together. The project's
 `routing/data/authored.jsonl` (billing, fraud and default) is added unless the folder has classes of its own and
 lacks one of those. Texts that are the same bag
 of content words ("block my chase account please", "please block my chase account") share a group, and a group
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 from zlib import crc32
 
+from routing.classifier import SHORT
 from routing.errors import BadRoutingInput
 from routing.features import words
 from routing.jsonl import read_jsonl
@@ -70,14 +73,22 @@ class Example:
 
 
 class Corpus(NamedTuple):
-    """What a router is trained and measured on; `classes` starts with `default`."""
+    """What a router is trained and measured on; `classes` starts with `default`.
+
+    `examples` are read whole, `prose` (longer texts without stakes) in windows.
+    """
 
     classes: tuple[Route, ...]
     examples: list[Example]
+    prose: list[Example]
 
     def on(self, side: Side) -> list[Example]:
         """The examples of one side."""
         return on(side, self.examples)
+
+    def prose_on(self, side: Side) -> list[Example]:
+        """The prose of one side."""
+        return on(side, self.prose)
 
 
 def load(folder: Path, hold_out_phrasing: bool = False) -> Corpus:
@@ -87,7 +98,7 @@ def load(folder: Path, hold_out_phrasing: bool = False) -> Corpus:
     and are the side `unseen`: whole domains and styles that the model then never saw.
     """
     rows = {path: [_row(row, path, number) for number, row in read_jsonl(str(path))] for path in _files(folder)}
-    names = {route for lines in rows.values() for _, route in lines} - {_AMBIGUOUS}
+    names = {route for lines in rows.values() for _, route, _ in lines} - {_AMBIGUOUS}
     ours = names <= set(SHIPPED) or names >= set(SHIPPED[1:])
     classes = (*(SHIPPED if ours else (DEFAULT,)), *sorted(names - set(SHIPPED if ours else (DEFAULT,))))
     if len(classes) == 1:
@@ -95,7 +106,9 @@ def load(folder: Path, hold_out_phrasing: bool = False) -> Corpus:
     public = [example for path, lines in rows.items() for example in _public(path, lines, classes)]
     tested = {example.group for example in public if example.side == "test"}
     kept = [example for example in public if example.side == "test" or example.group not in tested]
-    return Corpus(classes, kept + [_place(example, hold_out_phrasing) for example in (authored() if ours else ())])
+    kept += [_place(example, hold_out_phrasing) for example in (authored() if ours else ())]
+    prose = [example for example in kept if example.label == 0 and len(example.text) > SHORT]
+    return Corpus(classes, [example for example in kept if example.label != 0 or len(example.text) <= SHORT], prose)
 
 
 def digests(folder: Path) -> list[dict[str, str]]:
@@ -139,23 +152,23 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _row(row: dict[str, object], path: Path, number: int) -> tuple[str, Route]:
-    """Text and route of a line."""
+def _row(row: dict[str, object], path: Path, number: int) -> tuple[str, Route, str]:
+    """Text, route and group of a line."""
     text, route = row.get("text"), row.get("route")
     if not isinstance(text, str) or not isinstance(route, str) or not re.fullmatch(ROUTE_PATTERN, route):
         raise BadRoutingInput(
             f"{path}, line {number}: expected a `text` and a `route`: a name in lower-case letters, digits, - and _, "
             f"or {_OTHER} or {_AMBIGUOUS}"
         )
-    return text, DEFAULT if route == _OTHER else route
+    group = row.get("group")
+    return text, DEFAULT if route == _OTHER else route, group if isinstance(group, str) else _content_key(text)
 
 
-def _public(path: Path, lines: Iterable[tuple[str, Route]], classes: tuple[Route, ...]) -> Iterable[Example]:
+def _public(path: Path, lines: Iterable[tuple[str, Route, str]], classes: tuple[Route, ...]) -> Iterable[Example]:
     name = path.name.split(".")[0]
     source = name.rsplit("_", 1)[0]
-    for text, route in lines:
+    for text, route, group in lines:
         label = -1 if route == _AMBIGUOUS else classes.index(route)
-        group = _content_key(text)
         side: Side = "test" if name.endswith("_val") else _side(group)
         if name.endswith("_train") and (path.parent / path.name.replace("_train", "_val")).exists():
             side = "train" if side == "test" else side

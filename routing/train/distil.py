@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -25,24 +24,12 @@ from routing.encoder import read_tokenizer
 from routing.errors import BadRoutingInput
 from routing.train.augment import vary
 from routing.train.data import Example
+from routing.train.recipe import DistilRecipe
 from routing.train.student import SentenceEncoder, from_bert
 
 # Share of the examples without stakes that is read: these sources repeat the easy ones.
 EASY_SHARE = {"clinc150": 0.35, "bitext": 0.5, "snips": 0.3}
 AUTHORED_TIMES = 3
-
-
-@dataclass(frozen=True)
-class DistilRecipe:
-    """What the student is, and how it learns."""
-
-    layers: int = 3
-    vocabulary: int = 16_000
-    rank: int = 128
-    epochs: int = 3
-    batch: int = 32
-    learning_rate: float = 2e-4
-    seed: int = 0
 
 
 def vocabulary_of(folder: Path) -> list[str]:

@@ -9,34 +9,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.classifier import Logits, StakesCalibration, log_odds
+from routing.classifier import Logits
 from routing.train.data import Example
 
 # A source says something about a false-positive rate of a few per cent from this many texts without stakes; below
 # that, a handful of texts of one authored theme would set the threshold for everybody.
 ENOUGH = 200
 
+# Where a small data set is told apart without a mistake, any threshold holds the rate; one near 0 would send every
+# text that is worded differently to high stakes.
+LEAST_THRESHOLD = 0.1
 
-def calibrate(logits: Sequence[Logits], examples: Sequence[Example]) -> StakesCalibration:
-    """Platt scaling of the models' log-odds (scikit-learn's logistic regression, weakly regularised)."""
-    from sklearn.linear_model import LogisticRegression
 
-    odds = np.stack([log_odds(each) for each in logits], axis=1)
-    fitted = LogisticRegression(C=10.0).fit(odds, labels(examples) > 0)
-    return StakesCalibration(tuple(map(float, fitted.coef_[0])), float(fitted.intercept_[0]))
+def odds_of(logits: Logits) -> NDArray[np.float64]:
+    """ln (1 - P(default)) / P(default) of each row."""
+    odds: NDArray[np.float64] = np.logaddexp.reduce(logits[:, 1:], axis=1) - logits[:, 0]
+    return odds
 
 
 def choose_threshold(
     probabilities: NDArray[np.float64], examples: Sequence[Example], false_positive_rate: float
 ) -> float:
-    """The lowest threshold that holds the rate on every source with ENOUGH texts without stakes."""
+    """The lowest threshold that holds the rate on every source with ENOUGH calm texts, or on all of them together."""
     calm = labels(examples) == 0
     sources = np.array([example.source for example in examples])
-    needed = 0.0
-    for source in sorted(set(sources)):
-        these = probabilities[calm & (sources == source)]
-        if len(these) >= ENOUGH:
-            needed = max(needed, float(np.quantile(these, 1 - false_positive_rate, method="higher")))
+    of_sources = [probabilities[calm & (sources == source)] for source in sorted(set(sources))]
+    groups = [each for each in of_sources if len(each) >= ENOUGH] or [probabilities[calm]]
+    needed = max(
+        LEAST_THRESHOLD, *(float(np.quantile(each, 1 - false_positive_rate, method="higher")) for each in groups)
+    )
     # Just above the text that sits on the limit; four decimals are what a person would write.
     return min(1.0, float(np.ceil(needed * 1e4 + 1)) / 1e4)
 

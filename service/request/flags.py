@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from routing.conversation import cleaned
 from routing.rules import first_match
+from routing.spelling import cleaned
 from service.request.candidate import Candidate
 from service.request.plan import Plan
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from routing.bundle import BUNDLED, ENCODER, MANIFEST, NGRAMS, VOCABULARY, load_bundle, read_manifest, seal
+from routing.bundle import BUNDLED, ENCODER, FILES, NGRAMS, VOCABULARY, WINDOWS, load_bundle, seal
 from routing.errors import BundleError
+from routing.manifest import MANIFEST, read_manifest
 
 
 @pytest.fixture
@@ -21,14 +22,15 @@ def copy(tmp_path: Path) -> Path:
 
 def test_the_digests_are_of_the_files() -> None:
     listed = json.loads((BUNDLED / MANIFEST).read_text())["files"]
-    actual = {name: hashlib.sha256((BUNDLED / name).read_bytes()).hexdigest() for name in (ENCODER, VOCABULARY, NGRAMS)}
+    actual = {name: hashlib.sha256((BUNDLED / name).read_bytes()).hexdigest() for name in FILES}
     assert listed == actual
 
 
 def test_it_is_small_and_holds_no_pickle() -> None:
     assert sum(path.stat().st_size for path in BUNDLED.iterdir()) < 10_000_000
-    with np.load(BUNDLED / NGRAMS, allow_pickle=False) as arrays:
-        assert {arrays[name].dtype.kind for name in arrays.files} == {"f"}
+    for file in (NGRAMS, WINDOWS):
+        with np.load(BUNDLED / file, allow_pickle=False) as arrays:
+            assert {arrays[name].dtype.kind for name in arrays.files} == {"f"}
 
 
 def test_the_manifest_says_what_was_measured() -> None:
@@ -39,7 +41,7 @@ def test_the_manifest_says_what_was_measured() -> None:
     assert "CC-BY" in manifest.data[0]["note"]
 
 
-@pytest.mark.parametrize("name", [ENCODER, VOCABULARY, NGRAMS])
+@pytest.mark.parametrize("name", [ENCODER, VOCABULARY, NGRAMS, WINDOWS])
 def test_a_changed_or_missing_file_is_refused(copy: Path, name: str) -> None:
     content = (copy / name).read_bytes()
     (copy / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

@@ -78,3 +78,31 @@ def test_no_such_file_or_router(tmp_path: Path) -> None:
     assert (code, "No such file" in error) == (2, True)
     code, _, error = route("-", "--model", str(tmp_path), stdin="{}")
     assert (code, "no router here" in error) == (2, True)
+
+
+def test_settings_of_a_file_and_of_the_environment(
+    tmp_path: Path, write_jsonl: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "winnow.toml"
+    config.write_text(
+        "port = 9\n[routes.returns]\nn = 2\n[router.thresholds]\nbilling = 1.0\n"
+        '[[router.rules]]\nname = "parcels"\nroute = "returns"\nkeywords = ["parcel"]\n'
+    )
+    rows: list[object] = [{"text": "Where is my parcel?"}, {"text": "Why was I charged twice?"}]
+    lines = str(write_jsonl("in.jsonl", rows))
+    _, out, _ = route(lines, "--config", str(config))
+    assert [(line["route"], line.get("rule")) for line in out] == [("returns", "parcels"), ("default", None)]
+    monkeypatch.setenv("WINNOW_CONFIG", str(config))
+    monkeypatch.setenv("WINNOW_ROUTER__THRESHOLDS__BILLING", "0.5")
+    _, out, _ = route(lines)
+    assert [line["route"] for line in out] == ["returns", "billing"]
+    code, _, error = route(lines, "--config", str(tmp_path / "none.toml"))
+    assert (code, "no such file" in error) == (2, True)
+    config.write_text('[[router.rules]]\nname = "r"\nroute = "fraud"\npattern = "("')
+    code, _, error = route(lines)
+    assert (code, "router.rules.0" in error, "rule 'r'" in error) == (2, True, True)
+
+
+def test_a_text_that_was_not_read_to_its_end_is_told() -> None:
+    _, out, _ = route("-", stdin=json.dumps({"text": "calm " * 10_000}) + "\n" + json.dumps({"text": "calm"}))
+    assert [line.get("truncated") for line in out] == [True, None]

@@ -54,6 +54,33 @@ def test_near_copies_share_a_side(write_jsonl: Callable[[str, list[object]], Pat
     assert set(sides.values()) == {3}
 
 
+def test_classes_are_those_of_the_data(write_jsonl: Callable[[str, list[object]], Path]) -> None:
+    rows: list[object] = [row("a parcel", "returns"), row("hours", "default"), row("late fee", "billing")]
+    corpus = load(write_jsonl("own/shop.jsonl", rows).parent)
+    # They lack fraud, so the authored texts, which have it, stay out.
+    assert corpus.classes == ("default", "billing", "returns")
+    assert {example.source for example in corpus.examples} == {"shop"}
+    more: list[object] = [*rows, row("stolen card", "fraud")]
+    wider = load(write_jsonl("all/shop.jsonl", more).parent)
+    assert wider.classes == ("default", "billing", "fraud", "returns")
+    assert {example.source for example in wider.examples} == {"shop", "authored"}
+
+
+def test_long_texts_without_stakes_are_prose_and_keep_their_group(
+    write_jsonl: Callable[[str, list[object]], Path],
+) -> None:
+    long = "It rained all day. " * 20
+    rows: list[object] = [
+        {**row(long + "one"), "group": "g"},
+        {**row(long + "two"), "group": "g"},
+        row(long + "fee", "billing"),
+    ]
+    corpus = load(write_jsonl("data/x.jsonl", rows).parent)
+    assert [(example.text[-3:], example.group) for example in corpus.prose] == [("one", "g"), ("two", "g")]
+    assert len({example.side for example in corpus.prose}) == 1
+    assert long + "fee" in {example.text for example in corpus.examples}
+
+
 def test_authored_groups_are_on_one_side_and_about_a_fifth_is_test() -> None:
     sides: dict[str, set[str]] = {}
     for example in authored():

@@ -10,7 +10,6 @@ from sklearn.metrics import brier_score_loss
 
 from routing.train.data import Example
 from routing.train.evaluate import (
-    calibrate,
     calibration_error,
     choose_threshold,
     latency,
@@ -42,6 +41,15 @@ def test_the_hardest_source_decides_and_small_ones_do_not_count() -> None:
     assert threshold == pytest.approx(0.4001, abs=1.1e-4)
 
 
+def test_without_a_large_source_all_texts_count_together() -> None:
+    small = examples([0] * 50, "a") + examples([0] * 50, "b")
+    assert choose_threshold(np.arange(100) / 100, small, 0.05) == pytest.approx(0.9501, abs=1.1e-4)
+
+
+def test_texts_told_apart_without_a_mistake_do_not_take_the_threshold_to_zero() -> None:
+    assert choose_threshold(np.full(300, 1e-6), examples([0] * 300), 0.05) == pytest.approx(0.1001, abs=1.1e-4)
+
+
 def test_measure_by_source() -> None:
     probabilities = np.array([0.9, 0.2, 0.1, 0.7])
     measured = measure(probabilities, examples([1, 2, 0, 0]), 0.5)["s"]
@@ -61,16 +69,6 @@ def test_recall_at_a_rate() -> None:
     # 5 % of twenty is one text, so the limit is the second highest, 0.90; but "at most" keeps to the highest, 0.95.
     assert recall_at(np.array([0.96, 0.94, 0.5, 0.1]), calm, 0.05) == 0.25
     assert recall_at(np.array([]), calm, 0.05) is None
-
-
-def test_calibration_recovers_the_probabilities_that_made_the_labels() -> None:
-    rng = np.random.default_rng(0)
-    odds = rng.normal(0, 3, 4_000)
-    truth = (rng.random(4_000) < 1 / (1 + np.exp(-(0.5 * odds - 1)))).astype(int)
-    logits = np.stack([np.zeros(4_000), odds, np.full(4_000, -60.0)], axis=1)
-    fitted = calibrate([logits], examples(truth.tolist()))
-    assert fitted.slopes[0] == pytest.approx(0.5, abs=0.05)
-    assert fitted.intercept == pytest.approx(-1, abs=0.15)
 
 
 def test_calibration_error_by_hand() -> None:

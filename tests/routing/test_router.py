@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from routing.bundle import BUNDLED, read_manifest
-from routing.classifier import Classifier, Logits, StakesCalibration
+from routing.bundle import BUNDLED
+from routing.classifier import Classifier, Logits, NgramModel, Stage, StakesCalibration
 from routing.errors import BadRoutingInput
+from routing.features import BUCKETS
+from routing.manifest import read_manifest
 from routing.router import RouteDecision, Router
 from routing.settings import RouterSettings
 
+CHARGED = "I was charged twice for my subscription. What should I do?"
 BILLING = [
     "Hi, you've debited my account two times for the same invoice.",
     "I want my money back for the order I returned three weeks ago.",
@@ -62,12 +65,99 @@ def test_a_conversation_keeps_the_stakes_of_its_recent_turns(router: Router) -> 
         {"role": "user", "content": "yesterday"},
     ]
     assert router.route(messages).route == "billing"
-    later = [*messages, *({"role": "user", "content": "what is the weather like"},) * 2]
-    assert router.route(later).route == "default"
 
 
 def test_what_the_assistant_says_does_not_count(router: Router) -> None:
     assert not router.route([{"role": "assistant", "content": BILLING[0]}]).high_stakes
+
+
+ANSWERS = ["yes", "the second one", "ok, and then?", "in May", "both of them"]
+
+
+def conversation(first: str, *turns: str) -> list[dict[str, str]]:
+    messages = [{"role": "user", "content": first}]
+    for turn in turns:
+        messages += [{"role": "assistant", "content": "Which one?"}, {"role": "user", "content": turn}]
+    return messages
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 50])
+def test_short_answers_keep_the_stakes(router: Router, count: int) -> None:
+    assert router.route(conversation(CHARGED, *(ANSWERS * 10)[:count])).route == "billing"
+
+
+def test_five_turns_on_another_topic_end_them(router: Router) -> None:
+    assert router.route(conversation(CHARGED, *DEFAULT[1:5])).route == "billing"
+    assert router.route(conversation(CHARGED, *DEFAULT[1:6])).route == "default"
+
+
+def test_what_the_assistant_names_counts_while_answers_are_short(router: Router) -> None:
+    named = conversation("hello", *ANSWERS)
+    assert router.route(named).route == "default"
+    named[-2] = {"role": "assistant", "content": "You were charged twice for your subscription. Shall I refund it?"}
+    assert router.route(named).route == "billing"
+    assert router.route([*named, {"role": "user", "content": DEFAULT[1]}]).route == "default"
+    menu = {"role": "assistant", "content": "Hello! I can help you with bills, refunds, cards and fraud."}
+    assert router.route([{"role": "user", "content": "hi"}, menu, {"role": "user", "content": "ok"}]).route == "default"
+
+
+FILL = "The garden was quiet and the rain had stopped before noon. " * 50
+SIGNATURE = "\n--\nJane Roe\nExample Ltd\n12 High Street\n" + "This message is meant for its addressee only. " * 14
+
+
+@pytest.mark.parametrize("at", [0, 500, 700, 1475, 2250, 2950])
+def test_a_question_anywhere_in_a_long_text_is_found(router: Router, at: int) -> None:
+    cut = FILL.rfind(" ", 0, at) + 1 if at else 0
+    assert router.route(f"{FILL[:cut]}{CHARGED} {FILL[cut:]}").route == "billing"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "On Monday Tom wrote:\n> thanks for the notes, see you on Friday.\n" * 8 + CHARGED + SIGNATURE,
+        f"> {CHARGED}\n" + "On Monday Tom wrote:\n> see you on Friday.\n" * 8 + SIGNATURE,
+        "<p class='x'>The garden was quiet.</p>" * 40 + f"<div>{CHARGED}</div>" + "<p>It rained.</p>" * 20,
+        "\n".join(["Monday: rain", "Tuesday: sun"] * 60 + [CHARGED] + ["Friday: fog"] * 60),
+        "\n".join(f"{FILL[:1475]}{CHARGED} {FILL[1475:]}".split()),
+        [{"type": "text", "text": FILL}, {"type": "text", "text": CHARGED}, {"type": "text", "text": FILL}],
+        (FILL * 3) + CHARGED + (FILL * 3),
+    ],
+)
+def test_a_question_in_a_paste_is_found(router: Router, content: Any) -> None:
+    decision = router.route([{"role": "user", "content": content}])
+    assert (decision.route, decision.truncated) == ("billing", False)
+
+
+@pytest.mark.parametrize("text", [FILL, SIGNATURE, FILL * 6])
+def test_long_texts_without_a_question_are_default(router: Router, text: str) -> None:
+    assert router.route(text).route == "default"
+
+
+def test_what_is_beyond_the_bound_is_told(router: Router) -> None:
+    decision = router.route(FILL * 7 + CHARGED + FILL * 7)
+    assert (decision.route, decision.truncated) == ("default", True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I w\u0430s ch\u0430rg\u0435d tw\u0456ce",
+        "I was ch4rged tw1ce",
+        "I was c\u200bharged twi\u00adce",
+        "Ｉ ｗａｓ ｃｈａｒｇｅｄ ｔｗｉｃｅ",
+    ],
+)
+def test_disguised_questions_are_found(router: Router, text: str) -> None:
+    assert router.route(text).route == "billing"
+
+
+def test_quick_decides_as_route_does_or_leaves_it(router: Router) -> None:
+    texts = BILLING + FRAUD + DEFAULT + [FILL, FILL[:1000]]
+    quick = [router.quick(text) for text in texts]
+    assert all(decision in (None, router.route(text)) for decision, text in zip(quick, texts, strict=True))
+    assert sum(decision is not None for decision in quick) >= len(texts) // 3
+    # Too long for an event loop, however clear.
+    assert router.quick(FILL) is None
 
 
 @pytest.mark.parametrize(
@@ -108,7 +198,7 @@ def test_a_rule_or_a_class_without_its_route_is_refused() -> None:
     router.need_routes({"default", "billing", "fraud", "returns"})
     with pytest.raises(BadRoutingInput, match=r"rule 'parcels': no route 'returns'; add \[routes.returns\]"):
         router.need_routes({"default", "billing", "fraud"})
-    with pytest.raises(BadRoutingInput, match=r"winnow-router@1 has the class 'fraud'.*\[routes.fraud\]"):
+    with pytest.raises(BadRoutingInput, match=r"winnow-router@2 has the class 'fraud'.*\[routes.fraud\]"):
         router.need_routes({"default", "billing", "returns"})
 
 
@@ -125,7 +215,9 @@ class Fixed:
 
 
 def fixed_router(**settings: Any) -> Router:
-    classifier = Classifier((Fixed(),), StakesCalibration((1.0,), 0.0))
+    silent = NgramModel(*(np.zeros(shape, dtype=np.float32) for shape in ((3, BUCKETS), (3,), (BUCKETS,))))
+    stage = Stage(silent, StakesCalibration((1.0, 0.0), 0.0))
+    classifier = Classifier(stage, stage, Fixed())
     manifest = read_manifest(BUNDLED)
     return Router(classifier, manifest, RouterSettings.model_validate(settings))
 
