@@ -45,7 +45,8 @@ from service.reviews.queue import Reviews, measure_backlog
 from service.reviews.webhook import Webhook
 from service.settings import Settings, StoreSettings
 from service.store.history import History, open_history
-from service.store.retention import forget_on_and_on
+from service.store.retention import follow_forgotten, forget_on_and_on
+from service.store.vault import vault_of
 from service.upstream.connections import open_session
 from service.upstream.guard import Guard
 from service.upstream.health import Checked, Health
@@ -84,11 +85,9 @@ def create_app(
         async with (
             open_session(settings.upstreams) as session,
             open_tracing(settings.traces_endpoint) as exporting,
-            open_history(settings.store, metrics) as history,
             running_background(metrics) as background,
+            open_history(settings.store, metrics, background) as history,
         ):
-            if history is not None:
-                _start_loops(background, history.engine, settings.store, metrics)
             names = {"default", *settings.policies}
             guards = _guards(settings, metrics)
             app.state.winnow = _state(
@@ -105,6 +104,9 @@ def create_app(
                 background,
                 guards,
             )
+            if history is not None:
+                recent = app.state.winnow.recent
+                _start_loops(background, history.engine, settings.store, metrics, recent)
             try:
                 yield
             finally:
@@ -134,14 +136,14 @@ def create_app(
     return app
 
 
-def _start_loops(background: Background, engine: AsyncEngine, settings: StoreSettings, metrics: Metrics) -> None:
+def _start_loops(background: Background, engine: AsyncEngine, settings: StoreSettings, metrics: Metrics, recent: RecentResponses) -> None:
     """What a store needs beside the requests: counts, deliveries, retention."""
     background.start("audit_metrics", lambda: watch_audits(Audits(engine), metrics, _WATCH_SECONDS))
     background.start("review_metrics", lambda: measure_backlog(Reviews(engine), metrics))
     if (url := settings.webhook_url) is not None:
         background.start("webhook", Webhook(engine, url, settings.webhook_secret, metrics).run)
-    if (days := settings.days) is not None:
-        background.start("retention", lambda: forget_on_and_on(engine, days))
+    background.start("retention", lambda: forget_on_and_on(engine, settings.days, vault_of(settings)))
+    background.start("forgetting", lambda: follow_forgotten(engine, recent.forget_digest))
 
 
 def _state(

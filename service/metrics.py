@@ -169,6 +169,9 @@ class ReviewMetrics:
         self.webhook_failures = Counter(
             "winnow_webhook_failures", "Failed deliveries of review events.", registry=registry
         )
+        self.webhook_given_up = Counter(
+            "winnow_webhook_given_up_events", "Review events that were never delivered.", registry=registry
+        )
 
 
 class AuditMetrics:

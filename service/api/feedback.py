@@ -40,4 +40,5 @@ async def post_feedback(request: Request) -> dict[str, Any]:
         require_candidates(opinion, {candidate["index"] for candidate in recent["candidates"]})
     else:
         require_candidates(opinion, await candidates_of(engine, opinion.response_id))
-    return {"id": await keep_feedback(engine, identity.tenant, opinion)}
+    user = state.recent.user_of(opinion.response_id, identity.tenant)
+    return {"id": await keep_feedback(engine, identity.tenant, opinion, user)}

@@ -86,6 +86,8 @@ class Webhook:
             self._metrics.review.webhook_failures.inc()
             if tries < _MOST_TRIES:
                 values["next_at_ms"] = _now() + min(_LONGEST_MS, 1_000 * 2**tries)
+            else:
+                self._metrics.review.webhook_given_up.inc()
             log.warning("event %s was not taken (%s), try %d of %d", row["id"], error, tries, _MOST_TRIES)
         async with self._engine.begin() as connection:
             await connection.execute(update(deliveries).where(deliveries.c.id == row["id"]).values(values))

@@ -11,8 +11,9 @@ from sqlalchemy import insert, text
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from service.background import Background
 from service.errors import StoreUnavailable
-from service.failure import failure
+from service.failure import failure, frames
 from service.metrics import Metrics
 from service.settings import StoreSettings
 from service.store.database import open_database
@@ -32,7 +33,7 @@ log = logging.getLogger("winnow.store")
 
 
 class History:
-    """Start and stop it with the app. `add` never blocks; what finds the queue full is dropped and counted."""
+    """`run` is a loop of the background. `add` never blocks; what finds the queue full is dropped and counted."""
 
     def __init__(
         self,
@@ -48,7 +49,9 @@ class History:
         self._metrics = metrics
         self._sends_events = sends_events
         self._queue: asyncio.Queue[Record] = asyncio.Queue(limit)
-        self._task: asyncio.Task[None] | None = None
+        # Taken from the queue and not written yet: a writer that is started again goes on with it.
+        self._batch: list[Record] = []
+        self._writing = False
 
     def add(self, record: Record) -> None:
         """Write it soon."""
@@ -77,7 +80,7 @@ class History:
     @property
     def writing(self) -> bool:
         """Whether what is added gets written."""
-        return self._task is not None and not self._task.done()
+        return self._writing
 
     async def answers(self) -> bool:
         """Whether the store answers."""
@@ -88,34 +91,37 @@ class History:
             return False
         return True
 
-    def start(self) -> None:
-        """Begin to write."""
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self, seconds: float = 10.0) -> None:
-        """Write what waits, for so long at most; the rest is dropped and counted."""
-        if self._task is None:
-            return
-        with contextlib.suppress(TimeoutError):
+    async def flush(self, seconds: float = 10.0) -> None:
+        """Wait until what waits is written, for so long at most; the rest is dropped and counted."""
+        try:
             await asyncio.wait_for(self._queue.join(), seconds)
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        self._metrics.history.dropped.inc(self._queue.qsize())
+        except TimeoutError:
+            self._metrics.history.dropped.inc(self._queue.qsize() + len(self._batch))
 
-    async def _run(self) -> None:
-        while True:
-            batch = [await self._queue.get()]
+    async def run(self) -> None:
+        """Write what has gathered, on and on, until cancelled."""
+        self._writing = True
+        try:
+            while True:
+                await self._write_next()
+        finally:
+            self._writing = False
+
+    async def _write_next(self) -> None:
+        if not self._batch:
+            self._batch.append(await self._queue.get())
             await asyncio.sleep(_FLUSH_SECONDS)
-            while len(batch) < _BATCH and not self._queue.empty():
-                batch.append(self._queue.get_nowait())
-            await self._write(batch)
-            for _ in batch:
-                self._queue.task_done()
-            self._metrics.history.waiting.set(self._queue.qsize())
+        while len(self._batch) < _BATCH and not self._queue.empty():
+            self._batch.append(self._queue.get_nowait())
+        await self._write(self._batch)
+        for _ in self._batch:
+            self._queue.task_done()
+        self._batch = []
+        self._metrics.history.waiting.set(self._queue.qsize())
 
     async def _write(self, batch: list[Record]) -> None:
         """Until it is written: meanwhile the queue fills, and what does not fit is counted."""
-        clean = await asyncio.to_thread(lambda: [record.redacted() for record in batch])
+        clean = await asyncio.to_thread(self._redacted, batch)
         while True:
             try:
                 await self._insert(clean)
@@ -129,6 +135,17 @@ class History:
                 await self._write_each(clean)
                 return
 
+    def _redacted(self, batch: list[Record]) -> list[Record]:
+        """Each for itself: one that cannot be redacted is not written, and takes no other with it."""
+        clean = []
+        for record in batch:
+            try:
+                clean.append(record.redacted())
+            except Exception as error:
+                self._metrics.history.dropped.inc()
+                log.error("the record of %s could not be redacted: %s", record.response["id"], frames(error))
+        return clean
+
     async def _write_each(self, clean: list[Record]) -> None:
         for record in clean:
             try:
@@ -139,6 +156,8 @@ class History:
 
     async def _insert(self, records: list[Record]) -> None:
         async with self.engine.begin() as connection:
+            if not records:
+                return
             await connection.execute(insert(responses), [record.response for record in records])
             if rows := [row for record in records for row in record.candidates]:
                 await connection.execute(insert(candidates), rows)
@@ -151,18 +170,21 @@ class History:
 
 
 @contextlib.asynccontextmanager
-async def open_history(settings: StoreSettings, metrics: Metrics) -> AsyncIterator[History | None]:
-    """The history while the block runs; None where nothing is kept. Raises SetupError where it cannot be opened."""
+async def open_history(
+    settings: StoreSettings, metrics: Metrics, background: Background
+) -> AsyncIterator[History | None]:
+    """The history while the block runs, written in the background; None where nothing is kept. Afterwards every loop
+    has ended, as they read the store. Raises SetupError if it cannot be opened."""
     if (url := settings.address()) is None:
         yield None
         return
     engine = await open_database(url)
-    history = History(
-        engine, metrics, settings.waiting, vault_of(settings), sends_events=settings.webhook_url is not None
-    )
-    history.start()
+    events = settings.webhook_url is not None
+    history = History(engine, metrics, settings.waiting, vault_of(settings), sends_events=events)
+    background.start("history", history.run)
     try:
         yield history
     finally:
-        await history.stop()
+        await history.flush()
+        await background.stop()
         await engine.dispose()

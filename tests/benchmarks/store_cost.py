@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from service.admission.permit import Permit
 from service.identity import Identity
+from service.background import Background
 from service.metrics import Metrics
 from service.request.candidate import Candidate
 from service.request.deadline import Deadline
@@ -40,7 +41,8 @@ async def measure(url: str, rate: float, seconds: float) -> dict[str, float]:
     """Share of a core at `rate` answers a second, eight candidates each, redacted and written to the store at `url`."""
     engine, metrics, chance = await open_database(url), Metrics(CollectorRegistry()), random.Random(0)
     history = History(engine, metrics, 10_000)
-    history.start()
+    background = Background(metrics)
+    background.start("history", history.run)
     made = [_answer(chance, number) for number in range(200)]
     began, cpu = time.perf_counter(), time.process_time()
     for number in range(int(rate * seconds)):
@@ -50,7 +52,8 @@ async def measure(url: str, rate: float, seconds: float) -> dict[str, float]:
         history.add(record_of(work, pool, outcome, review, "0", StoreSettings()))
         await asyncio.sleep(max(0.0, began + (number + 1) / rate - time.perf_counter()))
     elapsed, spent = time.perf_counter() - began, time.process_time() - cpu
-    await history.stop()
+    await history.flush()
+    await background.stop()
     await engine.dispose()
     return {
         "rate": rate,

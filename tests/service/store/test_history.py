@@ -16,6 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 
+from service.background import Background
 from service.metrics import Metrics
 from service.store.database import open_database
 from service.store.history import History
@@ -116,8 +117,10 @@ async def test_what_does_not_fit_is_dropped_and_counted_and_nobody_waits(tmp_pat
         history.add(record(number))
     assert time.perf_counter() - began < 0.1
     assert metrics.history.dropped._value.get() == 7
-    history.start()
-    await history.stop()
+    background = Background(metrics)
+    background.start("history", history.run)
+    await history.flush()
+    await background.stop()
     await engine.dispose()
     kept = rows_of_file(tmp_path / "a.db", "select id from responses order by at_ms")
     assert kept == [(f"chatcmpl-{n}",) for n in range(3)]
@@ -127,10 +130,12 @@ async def test_one_record_that_the_store_refuses_takes_no_other_with_it(store_ur
     engine = await open_database(store_url)
     metrics = Metrics(CollectorRegistry())
     history = History(engine, metrics, limit=10)
-    history.start()
+    background = Background(metrics)
+    background.start("history", history.run)
     for each in (record(1), record(1), record(2, prompt=[{"content": "\x00 \ud83d"}])):
         history.add(each)
-    await history.stop()
+    await history.flush()
+    await background.stop()
     await engine.dispose()
     assert await rows(store_url, "select count(*) from responses") == [(2,)]
     assert metrics.history.dropped._value.get() == 1
@@ -145,12 +150,14 @@ async def test_a_store_that_is_locked_is_tried_again(tmp_path: Path, monkeypatch
     history = History(engine, metrics, limit=10)
     locked = sqlite3.connect(path, isolation_level=None)
     locked.execute("begin immediate")
-    history.start()
+    background = Background(metrics)
+    background.start("history", history.run)
     history.add(record(1))
     await until(lambda: metrics.history.failures._value.get() >= 2)
     locked.execute("rollback")
     locked.close()
-    await history.stop()
+    await history.flush()
+    await background.stop()
     await engine.dispose()
     assert rows_of_file(path, "select id from responses") == [("chatcmpl-1",)]
 
@@ -158,14 +165,17 @@ async def test_a_store_that_is_locked_is_tried_again(tmp_path: Path, monkeypatch
 KILLED = """
 import asyncio, sys
 from prometheus_client import CollectorRegistry
+from service.background import Background
 from service.metrics import Metrics
 from service.store.database import open_database
 from service.store.history import History
 sys.path.insert(0, sys.argv[2])
 from test_history import record
 async def main():
-    history = History(await open_database(sys.argv[1]), Metrics(CollectorRegistry()), 100_000)
-    history.start()
+    metrics = Metrics(CollectorRegistry())
+    history = History(await open_database(sys.argv[1]), metrics, 100_000)
+    background = Background(metrics)
+    background.start("history", history.run)
     for number in range(100_000):
         history.add(record(number))
         print(number, flush=True)
