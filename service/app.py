@@ -136,7 +136,9 @@ def create_app(
     return app
 
 
-def _start_loops(background: Background, engine: AsyncEngine, settings: StoreSettings, metrics: Metrics, recent: RecentResponses) -> None:
+def _start_loops(
+    background: Background, engine: AsyncEngine, settings: StoreSettings, metrics: Metrics, recent: RecentResponses
+) -> None:
     """What a store needs beside the requests: counts, deliveries, retention."""
     background.start("audit_metrics", lambda: watch_audits(Audits(engine), metrics, _WATCH_SECONDS))
     background.start("review_metrics", lambda: measure_backlog(Reviews(engine), metrics))

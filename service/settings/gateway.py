@@ -165,6 +165,22 @@ class Settings(BaseSettings):
             raise ValueError(f"{wrong[0]} is set by the gateway and never passes from a request")
         return names
 
+    @model_validator(mode="after")
+    def _promises_can_be_kept(self) -> Settings:
+        promises = ((name, promise) for name, route in self.routes.items() if (promise := route.promise()))
+        name, promise = next(promises, (None, None))
+        if name is None or (self.store.url != "none" and self.store.texts):
+            return self
+        missing = (
+            "store.url=none keeps no ticket for them" if self.store.url == "none" else "store.texts=false hides replies"
+        )
+        remedy = "set store.url" if self.store.url == "none" else "set store.texts=true"
+        raise ValueError(
+            f"routes.{name}.{promise} promises that a person will answer, and {missing}: {remedy}, or let each route "
+            "send its answers (on_review=send, on_fallback=send, and a fallback_message that promises nobody, as "
+            "profile=demo has them)"
+        )
+
     def policy(self, name: str) -> PolicySettings:
         """The endpoint that a route's `policy` names."""
         if name == "default":

@@ -16,6 +16,7 @@ Profile = Literal["standard", "demo"]
 # A ticket's reason holds it.
 _FLAG_NAME = 50
 _HELD = "Thank you for your message. A person will check the answer and reply to you shortly."
+_NO_ANSWER = "I am sorry, I cannot answer this reliably."
 _SORRY = "I am sorry, I cannot answer this reliably. A person will look into it and reply to you."
 
 
@@ -175,6 +176,15 @@ class RouteSettings(BaseModel):
             return 1
         return self.n if self.shrink_to is None else self.shrink_to
 
+    def promise(self) -> str | None:
+        """The setting by which this route tells a client that a person will answer; None if none does. An operator's
+        own `fallback_message` is taken to promise nobody."""
+        if self.on_review == "hold_message":
+            return "on_review=hold_message"
+        causes = {"on_fallback": "message", "on_timeout": "message", "on_scorer_failure": "fallback_message"}
+        sent = next((f"{name}={value}" for name, value in causes.items() if getattr(self, name) == value), None)
+        return sent if self.fallback_message == _SORRY else None
+
     def stopping_rule(self, accept_threshold: float) -> StoppingRule:
         """What may end sampling early, where answers are accepted from `accept_threshold` on."""
         return StoppingRule(
@@ -185,11 +195,13 @@ class RouteSettings(BaseModel):
 
 
 _JUDGED: dict[str, Any] = {"allow_off": False}
-_SEND: dict[str, Any] = {"on_review": "send", "on_fallback": "send"}
+# Nobody is promised an answer where nobody may be there to give it.
+_SEND: dict[str, Any] = {"on_review": "send", "on_fallback": "send", "fallback_message": _NO_ANSWER}
 _DEFAULT: dict[str, Any] = {
     "strategy": "greedy",
     "on_review": "send",
     "on_fallback": "send",
+    "fallback_message": _NO_ANSWER,
     "max_tokens": 512,
 }
 PROFILES: dict[Profile, dict[Route, dict[str, Any]]] = {

@@ -16,8 +16,8 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from service.admission.permit import Permit
-from service.identity import Identity
 from service.background import Background
+from service.identity import Identity
 from service.metrics import Metrics
 from service.request.candidate import Candidate
 from service.request.deadline import Deadline

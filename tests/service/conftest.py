@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from service.errors import ScorerLate, ScorerUnavailable
 from service.keys.key_file import add_key
 from service.otel import Tracing
 from service.settings import Settings, load_settings
+from service.store.database import check_database
 from service.upstream.scorer import Scored, ScoreReply, ServedModel, Stopping
 
 ACCEPTABLE = {
@@ -232,8 +234,24 @@ async def running(app: Any) -> AsyncIterator[str]:
         await task
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite store with its schema: to copy it is quicker than to make each test's own."""
+    path = tmp_path_factory.mktemp("store") / "winnow.db"
+    asyncio.run(check_database(f"sqlite:///{path}"))
+    return path
+
+
+def _copy_of(store: Path, folder: Path) -> str:
+    path = folder / "store" / "winnow.db"
+    path.parent.mkdir(exist_ok=True)
+    if not path.exists():
+        shutil.copy(store, path)
+    return f"sqlite:///{path}"
+
+
 @pytest.fixture
-def start_gateway(tmp_path: Path) -> Any:
+def start_gateway(tmp_path: Path, empty_store: Path) -> Any:
     """Starts gateways with given settings: `async with start_gateway(profile="demo") as gateway`."""
 
     @asynccontextmanager
@@ -242,7 +260,7 @@ def start_gateway(tmp_path: Path) -> Any:
         keys = tmp_path / "keys.json"
         key = add_key(keys, "acme", "client")
         async with running(policy.app()) as policy_url, httpx.AsyncClient(timeout=30) as http:
-            kept = {"store": {"url": "none"}} | overrides
+            kept = {"store": {"url": _copy_of(empty_store, tmp_path)}} | overrides
             settings = load_settings(policy_url=policy_url, keys_file=keys, **kept)
             app = create_app(
                 settings, scorer=scorer, router=router or KeywordRouter(), registry=registry, tracing=tracing

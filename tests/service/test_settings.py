@@ -63,3 +63,47 @@ def test_a_setting_that_does_not_fit_is_named(tmp_path: Path, text: str, said: s
 def test_a_missing_file_is_not_passed_over(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="no such file"):
         load_settings(tmp_path / "winnow.toml")
+
+
+_NOBODY = 'on_review = "send"\nfallback_message = "Sorry."\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[store]\nurl = "none"', "routes.billing.on_review=hold_message promises .* store.url=none keeps no ticket"),
+        ("[store]\ntexts = false", "routes.billing.on_review=hold_message promises .* store.texts=false hides replies"),
+        (
+            'profile = "demo"\n[store]\nurl = "none"\n[routes.fraud]\non_review = "hold_message"',
+            "routes.fraud.on_review",
+        ),
+        (
+            '[store]\nurl = "none"\n[routes.billing]\n' + _NOBODY + '[routes.fraud]\non_review = "send"',
+            "routes.fraud.on_fallback=message promises",
+        ),
+        (
+            '[store]\nurl = "none"\n[routes.billing]\n'
+            + _NOBODY
+            + '[routes.fraud]\non_review = "send"\non_fallback = "send"',
+            "routes.fraud.on_timeout=message promises",
+        ),
+    ],
+)
+def test_a_promise_that_cannot_be_kept_is_refused_with_the_setting_to_change(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(SetupError, match=message) as error:
+        load_settings(write(tmp_path, text))
+    assert "set store." in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'profile = "demo"\n[store]\nurl = "none"',
+        'profile = "demo"\n[store]\ntexts = false',
+        '[store]\nurl = "none"\n[routes.billing]\n' + _NOBODY + "[routes.fraud]\n" + _NOBODY,
+    ],
+)
+def test_without_a_promise_no_store_is_needed(tmp_path: Path, text: str) -> None:
+    load_settings(write(tmp_path, text))

@@ -69,8 +69,7 @@ async def test_a_held_answer_says_that_a_person_will_answer(gateway: Any) -> Non
     gateway.scorer.probability = lambda score: 0.45
     answer = (await gateway.ask(rerank={"return_candidates": True})).json()
     assert answer["rerank"]["decision"] == "review"
-    # Without a store there is no ticket (tests/service/store/test_reviews.py).
-    assert answer["rerank"]["review_id"] is None
+    assert answer["rerank"]["review_id"] == f"review-{answer['id'].removeprefix('chatcmpl-')}"
     assert "person" in answer["choices"][0]["message"]["content"]
     assert answer["choices"][0]["finish_reason"] == "stop"
     assert all("content" not in candidate for candidate in answer["rerank"]["candidates"])

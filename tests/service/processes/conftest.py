@@ -129,7 +129,7 @@ def start_command(tmp_path: Path) -> StartCommand:
         port, keys, log = _free_port(), tmp_path / "keys.json", tmp_path / f"{name}.log"
         key = add_key(keys, "acme", "client")
         inherited = {n: v for n, v in os.environ.items() if not n.startswith("WINNOW_")}
-        given = {"keys_file": keys, "store__url": "none", "state_dir": tmp_path / "state", **settings}
+        given = {"keys_file": keys, "state_dir": tmp_path / "state", **settings}
         environment = {f"WINNOW_{name.upper()}": str(value) for name, value in given.items()}
         with log.open("wb") as out:
             process = await asyncio.create_subprocess_exec(

@@ -62,11 +62,12 @@ async def test_what_says_nothing_is_refused(start_gateway: Any, tmp_path: Any, b
         assert message in answer.json()["error"]["message"]
 
 
-async def test_of_others_answers_nothing_can_be_said(start_gateway: Any, tmp_path: Any, gateway: Any) -> None:
+async def test_of_others_answers_nothing_can_be_said(start_gateway: Any, tmp_path: Any) -> None:
     async with start_gateway(store={"url": f"sqlite:///{tmp_path / 'a.db'}"}) as keeping:
         response_id = (await keeping.ask()).json()["id"]
         other = add_key(keeping.keys_file, "other", "client")
         body = {"response_id": response_id, "thumb": "up"}
         assert (await said(keeping, body, other)).json()["error"]["code"] == "response_not_found"
         assert (await said(keeping, {"response_id": "chatcmpl-none", "thumb": "up"})).status_code == 404
-    assert (await said(gateway, body)).json()["error"]["code"] == "no_store"
+    async with start_gateway(profile="demo", store={"url": "none"}) as gateway:
+        assert (await said(gateway, body)).json()["error"]["code"] == "no_store"

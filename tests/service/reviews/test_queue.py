@@ -225,8 +225,9 @@ async def test_a_fallback_message_promises_a_person_too(held: Any) -> None:
         assert ticket["reason"] == "fallback"
 
 
-async def test_without_a_store_nothing_waits(gateway: Any) -> None:
-    answer = await Reviewer(gateway, "anna").get("/reviews")
+async def test_without_a_store_nothing_waits(start_gateway: Any) -> None:
+    async with start_gateway(profile="demo", store={"url": "none"}) as gateway:
+        answer = await Reviewer(gateway, "anna").get("/reviews")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "no_store")
 
 

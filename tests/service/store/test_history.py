@@ -94,7 +94,7 @@ async def test_a_reranked_request_is_kept_with_its_candidates_and_a_greedy_one_i
 
 
 async def test_texts_are_left_out_where_they_are_not_wanted(start_gateway: Any, store_url: str) -> None:
-    async with start_gateway(store={"url": store_url, "prompts": False, "texts": False}) as gateway:
+    async with start_gateway(profile="demo", store={"url": store_url, "prompts": False, "texts": False}) as gateway:
         await gateway.ask()
     assert await rows(store_url, "select count(*), count(prompt) from responses") == [(1, 0)]
     assert await rows(store_url, "select count(*), count(content) from candidates") == [(8, 0)]

@@ -113,6 +113,7 @@ def test_a_day_is_exported_whole(store_url: str, tmp_path: Path) -> None:
 
 def test_a_store_that_is_not_kept_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WINNOW_STORE__URL", "none")
+    monkeypatch.setenv("WINNOW_PROFILE", "demo")
     done = CliRunner().invoke(store_app, ["prune", "--days", "1"])
     assert done.exit_code == 2
     assert "keep no store" in done.output
@@ -129,7 +130,10 @@ def _filled(table: Table, response_id: str, user: str) -> dict[str, Any]:
     for column in table.c:
         kind = type(column.type).__name__
         row[column.name] = {"Text": f"said by {user}", "JSON": [f"said by {user}"], "LargeBinary": user.encode()}.get(
-            kind, {"Float": 0.5, "Boolean": True, "String": f"x-{user}"[: getattr(column.type, "length", 0) or 0]}.get(kind, 1)
+            kind,
+            {"Float": 0.5, "Boolean": True, "String": f"x-{user}"[: getattr(column.type, "length", 0) or 0]}.get(
+                kind, 1
+            ),
         )
     own = {"id": f"{table.name}-{user}", "response_id": response_id, "item_id": f"audit_items-{user}", "audit_id": "a"}
     names = own | {"tenant": "acme", "user": user, "at_ms": int(time.time() * 1000)}
@@ -219,7 +223,10 @@ async def test_a_gateway_forgets_what_another_process_was_told_to(start_gateway:
 async def test_what_was_under_way_is_swept(store_url: str) -> None:
     engine, now = await open_database(store_url), int(time.time() * 1000)
     await forget_user(engine, "acme", "u")
-    await fill(store_url, [answer("late", now - 1_000, user="u"), answer("after", now + 60_000, user="u"), answer("v", now, user="v")])
+    await fill(
+        store_url,
+        [answer("late", now - 1_000, user="u"), answer("after", now + 60_000, user="u"), answer("v", now, user="v")],
+    )
     seen: list[tuple[str, str]] = []
     loop = asyncio.create_task(follow_forgotten(engine, lambda tenant, digest: seen.append((tenant, digest)), 0.05))
     async with asyncio.timeout(10):
