@@ -29,8 +29,14 @@ $(LITELLM)/.installed: tests/e2e/litellm.txt
 serve: install  ## Start policy, scorer and gateway on this machine; prints a curl that works
 	$(BIN)/winnow serve $(ARGS)
 
+# Coverage is measured without the real stack, whose processes tracing would slow down; its floor is in pyproject.toml.
 test: install $(LITELLM)/.installed  ## Run the whole test suite, real policy and scorer included
+ifeq ($(ARGS),)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow and not e2e' --cov
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m e2e
+else
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow' $(ARGS)
+endif
 
 test-slow: install  ## Run the tests that are too slow for CI
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -53,6 +53,8 @@ def measure(device: str = "cpu", policy_url: str | None = None) -> Machine:
     import torch
 
     where = torch.device(device)
+    # First, so that an address where nothing answers is told of at once.
+    policy = None if policy_url is None else asyncio.run(_policy(policy_url))
     square = {
         name: _product(_SQUARE, _SQUARE, _SQUARE, dtype, where)
         for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32))
@@ -66,7 +68,7 @@ def measure(device: str = "cpu", policy_url: str | None = None) -> Machine:
         layer_gflops=layer,
         read_gb_per_s=_read_rate(where),
         round_trip_ms=asyncio.run(_round_trip()),
-        policy=None if policy_url is None else asyncio.run(_policy(policy_url)),
+        policy=policy,
     )
 
 

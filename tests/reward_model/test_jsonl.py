@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import gzip
-import io
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,12 @@ def test_lines_come_with_their_numbers_and_blank_ones_are_passed_over(tmp_path: 
     assert list(read_jsonl(str(tmp_path / "x.jsonl.gz"))) == expected
 
 
-def test_a_dash_is_the_standard_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO('{"a": 1}\n'))
-    assert list(read_jsonl("-")) == [(1, {"a": 1})]
+def test_a_dash_is_the_standard_stream() -> None:
+    program = "from reward_model.jsonl import read_jsonl; print(list(read_jsonl('-')))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], input='{"a": 1}\n', capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[(1, {'a': 1})]\n"
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
