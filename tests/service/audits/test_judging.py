@@ -18,6 +18,7 @@ from service.audits.judging import AuditLabel, Audits
 from service.errors import Conflict, NotFound, SetupError
 from service.keys.key_file import add_key
 from service.store.database import open_database
+from service.store.pages import Cursor
 from service.store.tables import audit_items, candidates, responses
 
 NOW = 1_800_000_000_000
@@ -346,3 +347,25 @@ async def test_a_store_that_is_locked_is_said(
         locked.close()
         assert (await gateway.http.post(f"{gateway.url}/v1/audits/audit-1/next", headers=headers)).status_code == 200
     await engine.dispose()
+
+
+async def test_an_annotator_judges_answers_of_their_tenants_alone(engine: AsyncEngine) -> None:
+    await fill(engine, [response(number, tenant="acme" if number < 2 else "globex") for number in range(5)])
+    await draw_audit(engine, "audit-1", a_draw(5, overlap=0.0), "anna", no_greedy)
+    acme, nobody = Audits(engine, frozenset(("acme",))), Audits(engine, frozenset(("initech",)))
+    questions = {item["prompt"][0]["content"] for item in await acme.sheet("audit-1", "anna")}
+    assert questions == {"question 0", "question 1"}
+    (row,) = (await acme.page(Cursor(10))).rows
+    assert (row["items"], row["labels_wanted"]) == (2, 2)
+    assert len(await acme.judged("audit-1")) == 2
+    for _ in range(2):
+        item = await acme.next("audit-1", "anna")
+        assert item is not None
+        await acme.label("audit-1", "anna", [(item["item"], AuditLabel(choice="left"))])
+    assert await acme.next("audit-1", "anna") is None, "the other three are another tenant's"
+    hidden = (await Audits(engine).sheet("audit-1", "anna"))[0]["item"]
+    with pytest.raises(NotFound):
+        await acme.label("audit-1", "anna", [(hidden, AuditLabel(choice="left"))])
+    assert (await nobody.page(Cursor(10))).rows == []
+    with pytest.raises(NotFound):
+        await nobody.next("audit-1", "anna")
