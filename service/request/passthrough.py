@@ -21,8 +21,6 @@ from service.upstream.policy import Policy, parse
 _LABELS, _CHOICES = {"id", "object", "created", "model"}, b'"choices":'
 # An unescaped quotation mark stands only between JSON's own tokens, so no reply can hold these.
 _UNFINISHED = (b'"finish_reason":null', b'"finish_reason": null')
-# What clients must not see as it came: a call without a number is taken for a new one.
-_ODD = (b'"index":null', b'"index": null')
 
 
 class Passthrough:
@@ -106,7 +104,7 @@ class Relabelled:
         theirs = self._theirs
         if theirs is None or not payload.startswith(theirs):
             return self._learn(payload)
-        if not any(mark in payload for mark in _UNFINISHED) or any(mark in payload for mark in _ODD):
+        if not any(mark in payload for mark in _UNFINISHED):
             return self._parsed(parse(payload))
         self.count += 1
         return self._ours + payload[len(theirs) :]

@@ -5,17 +5,15 @@ route -> plan -> sample(n) -> score as they finish -> select and decide -> store
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any, Protocol
 
 import orjson
 
-from routing.router import RouteDecision
+from routing.batcher import RouteBatcher
 from service.admission.admission import Admission
 from service.errors import StoreUnavailable
 from service.identity import Identity
@@ -39,13 +37,6 @@ from service.upstream.policy import Policy
 from service.upstream.scorer import Scorer
 
 
-class RequestRouter(Protocol):
-    """The seam to what routes."""
-
-    def route(self, messages: Any) -> RouteDecision:
-        """Which route a conversation takes."""
-
-
 class Pipeline:
     """Everything a request needs, built once by the app."""
 
@@ -54,7 +45,7 @@ class Pipeline:
         settings: Settings,
         policies: Mapping[str, Policy],
         scorer: Scorer,
-        router: RequestRouter,
+        router: RouteBatcher,
         metrics: Metrics,
         admission: Admission,
         recent: RecentResponses,
@@ -74,11 +65,10 @@ class Pipeline:
         """Route, plan and reserve: what must be known before the first byte of a response."""
         began, timings = time.perf_counter(), dict[str, float]()
         with self.metrics.stage("route", timings):
-            # The encoder takes milliseconds: off the event loop, where other streams are waiting.
-            decision = await asyncio.to_thread(self.router.route, request.policy_messages())
+            decision = await self.router.route(request.policy_messages())
         route = self.settings.routes[decision.route]
         policy = self.settings.policy(route.policy)
-        plan = make_plan(request, identity, decision.route, decision.probability, route, policy)
+        plan = make_plan(request, identity, decision, route, policy)
         note(response_id=response_id, route=plan.route, model=policy.model, stream=request.stream, n=plan.n)
         deadline = Deadline(plan.budget_ms - (time.perf_counter() - began) * 1000)
         with self.metrics.stage("admission"):

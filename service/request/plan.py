@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from reward_model.calibration import instructions_digest
 from reward_model.stopping import StoppingRule
+from routing.router import RouteDecision
 from service.errors import InvalidRequest
 from service.identity import Identity
 from service.request.schemas import ChatRequest
@@ -27,7 +28,7 @@ class Plan:
     """A request as it will be carried out."""
 
     route: str
-    route_probability: float
+    routed: RouteDecision
     settings: RouteSettings
     policy: PolicySettings
     strategy: Strategy
@@ -104,19 +105,19 @@ def candidate_seed(seed: int, index: int) -> int:
 def make_plan(
     request: ChatRequest,
     identity: Identity,
-    route: str,
-    probability: float,
+    decision: RouteDecision,
     settings: RouteSettings,
     policy: PolicySettings,
 ) -> Plan:
     """Combine route and request; InvalidRequest names the bound that a wish is beyond."""
+    route = decision.route
     strategy = _strategy(request, route, settings)
     temperature = _temperature(request, settings, strategy)
     n = _candidates(request, route, settings, strategy, temperature)
     threshold = _threshold(request, route, settings)
     return Plan(
         route=route,
-        route_probability=probability,
+        routed=decision,
         settings=settings,
         policy=policy,
         strategy=strategy,

@@ -117,7 +117,9 @@ def _rerank(work: Work, pool: Pool, outcome: Outcome) -> dict[str, Any]:
     with_content = work.request.rerank.return_candidates and outcome.sent == "winner"
     shown = {
         "route": plan.route,
-        "route_probability": round(plan.route_probability, 4),
+        "route_probability": round(plan.routed.probability, 4),
+        "route_rule": plan.routed.rule,
+        "route_truncated": plan.routed.truncated,
         "strategy": plan.strategy,
         "decision": outcome.decision,
         "sent": outcome.sent,

@@ -26,7 +26,18 @@ async def find_rerank(engine: AsyncEngine, response_id: str, tenant: str) -> Row
         ticket = select(reviews.c.id).where(reviews.c.response_id == response_id, reviews.c.reason != "spot_check")
         review_id = (await connection.execute(ticket)).scalar_one_or_none()
     winner = next((row for row in members if row["index"] == found["winner"]), None)
-    same = ("route", "route_probability", "decision", "sent", "stop_reason", "degraded", "calibrator", "timings_ms")
+    same = (
+        "route",
+        "route_probability",
+        "route_rule",
+        "route_truncated",
+        "decision",
+        "sent",
+        "stop_reason",
+        "degraded",
+        "calibrator",
+        "timings_ms",
+    )
     return {name: found[name] for name in same} | {
         "strategy": "greedy" if found["decision"] == "passthrough" else "best_of_n",
         "orm": found["versions"]["orm"] or None,

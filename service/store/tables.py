@@ -39,6 +39,8 @@ responses = Table(
     Column("user", String(USER_ROOM)),
     Column("route", String(32), nullable=False),
     Column("route_probability", Float),
+    Column("route_rule", String(200)),
+    Column("route_truncated", Boolean),
     Column("locale", String(32)),
     Column("decision", String(16), nullable=False),
     Column("stop_reason", String(32), nullable=False),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from routing.router import RouteDecision
 from service.admission.permit import Permit
 from service.background import Background
 from service.identity import Identity
@@ -32,6 +33,7 @@ from service.settings import PolicySettings, RouteSettings, StoreSettings
 from service.store.database import open_database
 from service.store.history import History
 
+POLICY = PolicySettings(url="http://127.0.0.1:1", model="made-up")
 POLICY = PolicySettings(url="http://127.0.0.1:1", model="made-up")
 _TEXT = "the second charge of 49.90 on 12.03.2026 will be refunded to your card within 5 days we are sorry"
 _PROMPT_WORDS, _REPLY_WORDS, _CANDIDATES = 60, 110, 8
@@ -69,9 +71,7 @@ def _answer(chance: random.Random, number: int) -> tuple[Work, Pool, Outcome]:
 
     asked = {"model": "winnow", "messages": [{"role": "user", "content": words(_PROMPT_WORDS)}], "seed": number}
     request, identity = ChatRequest.model_validate(asked), Identity("acme", "client")
-    plan = make_plan(
-        request, identity, "billing", 0.99, RouteSettings(), PolicySettings(url="http://127.0.0.1:1", model="x")
-    )
+    plan = make_plan(request, identity, RouteDecision("billing", True, 0.99), RouteSettings(), POLICY)
     pool = Pool(tuple(_candidate(index, words(_REPLY_WORDS)) for index in range(_CANDIDATES)), orm="winnow-orm@3")
     permit = Permit(_CANDIDATES, 0, release=lambda count: None, charge=lambda tokens: None)
     work = Work("", request, identity, plan, Deadline(1e4), 0.0, 0, permit, {"total": 1.0}, list(pool.candidates))

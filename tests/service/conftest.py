@@ -189,6 +189,9 @@ class FakeScorer:
 class KeywordRouter:
     """`charged` is billing, `stolen` is fraud."""
 
+    def quick(self, messages: Any) -> RouteDecision:
+        return self.route(messages)
+
     def route(self, messages: Any) -> RouteDecision:
         text = str(messages)
         if "charged" in text:

@@ -113,6 +113,9 @@ async def test_a_client_that_leaves_is_a_499(gateway: Any, output: io.StringIO, 
 class BrokenRouter:
     """A defect that quotes what it was given."""
 
+    def quick(self, messages: Any) -> Any:
+        return None
+
     def route(self, messages: Any) -> Any:
         raise ValueError(f"cannot route {messages}")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from routing.router import RouteDecision
 from routing.rules import TextRule
 from service.errors import DeadlineMissed, ScorerUnavailable
 from service.identity import Identity
@@ -24,7 +25,8 @@ SEND = {"on_review": "send", "on_fallback": "send"}
 def plan_of(text: Any = "I was charged twice", route: dict[str, Any] | None = None, **fields: Any) -> Plan:
     settings = RouteSettings(n=2, **(route or {}))
     body = {"model": "winnow", "messages": [{"role": "user", "content": text}], **fields}
-    return make_plan(ChatRequest.model_validate(body), Identity("acme", "client"), "billing", 0.9, settings, POLICY)
+    decision, acme = RouteDecision("billing", True, 0.9), Identity("acme", "client")
+    return make_plan(ChatRequest.model_validate(body), acme, decision, settings, POLICY)
 
 
 def reply(index: int, score: float, probability: float, content: str = "Call us.", **fields: Any) -> Candidate:

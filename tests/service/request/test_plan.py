@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from routing.router import RouteDecision
 from service.errors import InvalidRequest
 from service.identity import Identity
 from service.request.plan import Plan, candidate_seed, make_plan
@@ -19,7 +20,7 @@ POLICY = PolicySettings(url="http://127.0.0.1:1", model="small")
 
 def plan(settings: RouteSettings | None = None, **fields: Any) -> Plan:
     request = ChatRequest.model_validate({"model": "winnow", "messages": [{"role": "user", "content": "x"}], **fields})
-    return make_plan(request, ACME, "billing", 0.9, settings or RouteSettings(), POLICY)
+    return make_plan(request, ACME, RouteDecision("billing", True, 0.9), settings or RouteSettings(), POLICY)
 
 
 def test_the_route_fills_what_the_request_leaves_open() -> None:
