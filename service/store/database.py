@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ _BUSY_MS = 10_000
 _LOCK_SECONDS = 60.0
 
 
-async def open_database(url: str) -> AsyncEngine:
+async def open_database(url: str, *, busy_ms: int = _BUSY_MS) -> AsyncEngine:
     """An engine for `sqlite:///FILE` or `postgresql://HOST/NAME`, its schema brought up to date.
 
     Raises SetupError if the address is neither, nothing answers there, or a newer Winnow has written there.
@@ -34,7 +35,7 @@ async def open_database(url: str) -> AsyncEngine:
     address = parse_address(url)
     if address.on_sqlite:
         await asyncio.to_thread(_prepare_file, Path(str(address.url.database)), address)
-    engine = _engine(address)
+    engine = _engine(address, busy_ms)
     try:
         await _migrate(engine, address)
     except SetupError:
@@ -53,12 +54,12 @@ async def check_database(url: str | None) -> None:
         await (await open_database(url)).dispose()
 
 
-def _engine(address: Address) -> AsyncEngine:
+def _engine(address: Address, busy_ms: int) -> AsyncEngine:
     # Without `hide_parameters` a statement that fails is logged with what people wrote.
     options: dict[str, Any] = {"json_serializer": _json, "hide_parameters": True}
     if address.on_sqlite:
         engine = create_async_engine(address.url, **options)
-        event.listen(engine.sync_engine, "connect", _set_up_sqlite)
+        event.listen(engine.sync_engine, "connect", partial(_set_up_sqlite, busy_ms))
         return engine
     try:
         import asyncpg
@@ -124,11 +125,11 @@ def _upgrade(connection: Connection, address: Address) -> None:
         command.upgrade(config, "head")
 
 
-def _set_up_sqlite(connection: Any, _: Any) -> None:
+def _set_up_sqlite(busy_ms: int, connection: Any, _: Any) -> None:
     """Readers and the writer side by side; what is committed survives a loss of power; what is deleted is gone."""
     cursor = connection.cursor()
     pragmas = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
-    for pragma in (f"busy_timeout={_BUSY_MS}", *pragmas):
+    for pragma in (f"busy_timeout={busy_ms}", *pragmas):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

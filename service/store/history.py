@@ -43,11 +43,13 @@ class History:
         vault: Vault | None = None,
         *,
         sends_events: bool = False,
+        retry_seconds: float = _RETRY_SECONDS,
     ) -> None:
         self.engine = engine
         self._vault = vault or Vault()
         self._metrics = metrics
         self._sends_events = sends_events
+        self._retry_seconds = retry_seconds
         self._queue: asyncio.Queue[Record] = asyncio.Queue(limit)
         # Taken from the queue and not written yet: a writer that is started again goes on with it.
         self._batch: list[Record] = []
@@ -128,8 +130,10 @@ class History:
                 return
             except (OperationalError, InterfaceError, OSError) as error:
                 self._metrics.history.failures.inc()
-                log.error("the history could not be written, tried again in %g s: %s", _RETRY_SECONDS, failure(error))
-                await asyncio.sleep(_RETRY_SECONDS)
+                log.error(
+                    "the history could not be written, tried again in %g s: %s", self._retry_seconds, failure(error)
+                )
+                await asyncio.sleep(self._retry_seconds)
             except SQLAlchemyError:
                 # One of them does not fit, however often it is tried; the others must not suffer for it.
                 await self._write_each(clean)

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 
@@ -141,13 +140,11 @@ async def test_one_record_that_the_store_refuses_takes_no_other_with_it(store_ur
     assert metrics.history.dropped._value.get() == 1
 
 
-async def test_a_store_that_is_locked_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.store.history._RETRY_SECONDS", 0.1)
-    monkeypatch.setattr("service.store.database._BUSY_MS", 50)
+async def test_a_store_that_is_locked_is_tried_again(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
-    engine = await open_database(f"sqlite:///{path}")
+    engine = await open_database(f"sqlite:///{path}", busy_ms=50)
     metrics = Metrics(CollectorRegistry())
-    history = History(engine, metrics, limit=10)
+    history = History(engine, metrics, limit=10, retry_seconds=0.1)
     locked = sqlite3.connect(path, isolation_level=None)
     locked.execute("begin immediate")
     background = Background(metrics)
