@@ -28,6 +28,7 @@ from service.api import (
 from service.api.cors import allow_origins
 from service.api.draining import Drain, DrainMiddleware
 from service.api.failures import add_error_handlers
+from service.api.openapi import serve_document
 from service.api.request_scope import RequestScope
 from service.api.responses import route as responses
 from service.assembly import Seams, assembled
@@ -77,6 +78,7 @@ def create_app(
     app.add_middleware(RequestScope)
     allow_origins(app, settings.cors_origins)
     add_error_handlers(app)
+    serve_document(app, settings)
     return app
 
 

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 
 from service.api.body import read_body
-from service.api.lists import IdInPath, ListPage, cursor, json_body, listed
+from service.api.lists import IdInPath, ListPage, cursor, listed
+from service.api.openapi import takes
 from service.api.state import AppState, identify, state_of
 from service.audits.judging import AuditLabel, Audits
 from service.identity import Identity
@@ -63,7 +64,8 @@ async def next_item(request: Request, audit_id: IdInPath) -> dict[str, Any]:
     return await audits.next(audit_id, identity.actor) or {"item": None}
 
 
-@router.put("/{audit_id}/items/{item_id}", response_model=StoredAuditLabel, openapi_extra=json_body(AuditLabel))
+@router.put("/{audit_id}/items/{item_id}", response_model=StoredAuditLabel)
+@takes(AuditLabel)
 async def label_item(request: Request, audit_id: IdInPath, item_id: IdInPath) -> dict[str, Any]:
     """Keep what this annotator says of a pair; kept when this returns, in place of what they said before."""
     state, audits, identity = _annotator(request)

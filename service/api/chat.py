@@ -8,13 +8,17 @@ from collections.abc import AsyncGenerator
 import orjson
 from fastapi import APIRouter, Request, Response
 
+from service.api.answers import EVENTS, ChatCompletion
 from service.api.events import DONE, event
 from service.api.exchange import Blocks, Exchange
+from service.api.openapi import takes
+from service.request.schemas import ChatRequest
 
 router = APIRouter()
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", responses={200: {"model": ChatCompletion, "content": EVENTS}})
+@takes(ChatRequest)
 async def create_chat_completion(request: Request) -> Response:
     """Answer a chat, reranked where its route says so."""
     exchange = await Exchange.begin(request)

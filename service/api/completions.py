@@ -10,8 +10,10 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
+from service.api.answers import EVENTS, TextCompletion
 from service.api.events import DONE, event
 from service.api.exchange import Blocks, Exchange, chunks_of
+from service.api.openapi import takes
 from service.errors import InvalidRequest
 from service.request.schemas import validate
 from service.request.schemas.fields import NullsAbsent, Whole, refuse
@@ -36,10 +38,12 @@ def _unsupported(reason: str) -> AfterValidator:
 class CompletionRequest(NullsAbsent):
     """OpenAI's legacy completion request: `prompt` beside the fields of a chat request that are not about turns."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(
+        extra="allow", json_schema_extra={"examples": [{"model": "winnow", "prompt": "Name three trees."}]}
+    )
 
     model: str
-    prompt: Annotated[str, BeforeValidator(_one_prompt)] = Field(min_length=1)
+    prompt: Annotated[str, BeforeValidator(_one_prompt, json_schema_input_type=str | list[str])] = Field(min_length=1)
     echo: Annotated[bool | None, _unsupported("the prompt is not sent back")] = None
     suffix: Annotated[str | None, _unsupported("text is continued at its end only")] = None
     best_of: Annotated[Whole | None, _unsupported('send {"rerank": {"mode": "best_of_n", "n": ...}}')] = None
@@ -54,7 +58,8 @@ class CompletionRequest(NullsAbsent):
         return {"model": self.model, "messages": [{"role": "user", "content": self.prompt}], **(self.model_extra or {})}
 
 
-@router.post("/v1/completions")
+@router.post("/v1/completions", responses={200: {"model": TextCompletion, "content": EVENTS}})
+@takes(CompletionRequest)
 async def create_completion(request: Request) -> Response:
     """Continue a prompt. For clients that know no chat; a token limit that is not given is the route's."""
     exchange = await Exchange.begin(request)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from service.api.body import read_body
-from service.api.lists import json_body
+from service.api.openapi import takes
 from service.api.state import admit, identify, state_of
 from service.errors import NotFound
 from service.request.schemas import parse
@@ -23,7 +23,8 @@ class KeptFeedback(BaseModel):
     id: str
 
 
-@router.post("/v1/feedback", status_code=201, response_model=KeptFeedback, openapi_extra=json_body(Feedback))
+@router.post("/v1/feedback", status_code=201, response_model=KeptFeedback)
+@takes(Feedback)
 async def post_feedback(request: Request) -> dict[str, Any]:
     """Keep a thumb, a rating or a preference of one of the tenant's own answers; kept when this returns."""
     state = state_of(request)

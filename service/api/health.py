@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client.exposition import choose_encoder
 
 from service.api.state import AppState, state_of
@@ -50,7 +51,7 @@ async def health(request: Request) -> dict[str, Any]:
 
 
 @router.head("/metrics", include_in_schema=False)
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Prometheus or OpenMetrics text, as the scraper accepts."""
     encode, content_type = choose_encoder(request.headers.get("accept", ""))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
+from pydantic import BeforeValidator
 
 from service.api.state import identify, state_of
 from service.labels import read_labels
@@ -15,12 +16,22 @@ from service.labels import read_labels
 router = APIRouter(prefix="/v1/labels")
 
 
-@router.get("/{kind}", response_class=StreamingResponse)
+def _not_a_number(value: object) -> object:
+    """A bare number would be read as seconds or milliseconds, whichever seems likelier."""
+    if isinstance(value, str) and value.strip().lstrip("+-").replace(".", "", 1).isdigit():
+        raise ValueError("must be a date and time, such as 2026-11-25T12:00:00Z")
+    return value
+
+
+Moment = Annotated[datetime.datetime, BeforeValidator(_not_a_number)]
+
+
+@router.get("/{kind}", response_class=StreamingResponse, responses={200: {"content": {"application/x-ndjson": {}}}})
 async def get_labels(
     request: Request,
     kind: Literal["pairs", "replies"],
-    since: datetime.datetime | None = None,
-    until: datetime.datetime | None = None,
+    since: Moment | None = None,
+    until: Moment | None = None,
 ) -> StreamingResponse:
     """JSON lines of pairs or labelled replies judged in [since, until); times without a zone are UTC.
 

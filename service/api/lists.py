@@ -38,9 +38,3 @@ def listed(page: Page) -> dict[str, Any]:
     ids = [row["id"] for row in page.rows]
     ends = {"first_id": ids[0], "last_id": ids[-1]} if ids else {"first_id": None, "last_id": None}
     return {"object": "list", "data": page.rows, **ends, "has_more": page.has_more}
-
-
-def json_body(model: type[BaseModel]) -> dict[str, Any]:
-    """`openapi_extra` of an endpoint that reads its body itself, so that its errors are worded as the others are."""
-    content = {"application/json": {"schema": model.model_json_schema()}}
-    return {"requestBody": {"required": True, "content": content}}

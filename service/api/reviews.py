@@ -8,7 +8,8 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict
 
 from service.api.body import read_body
-from service.api.lists import IdInPath, ListPage, cursor, json_body, listed
+from service.api.lists import IdInPath, ListPage, cursor, listed
+from service.api.openapi import takes
 from service.api.state import AppState, identify, state_of
 from service.identity import Identity
 from service.request.schemas import parse
@@ -102,7 +103,8 @@ async def release_review(request: Request, review_id: IdInPath) -> dict[str, Any
     return await reviews.release(review_id, identity.actor)
 
 
-@router.post("/{review_id}/verdict", response_model=ReviewTicket, openapi_extra=json_body(Verdict))
+@router.post("/{review_id}/verdict", response_model=ReviewTicket)
+@takes(Verdict)
 async def decide_review(request: Request, review_id: IdInPath) -> dict[str, Any]:
     """Accept the winner, choose another candidate, write the reply anew, or reject them all."""
     state, reviews, identity = _reviewer(request)

@@ -27,6 +27,10 @@ def _stateless(instead: str) -> BeforeValidator:
     return BeforeValidator(lambda value: refuse(f"is not supported: {instead}") if value else None)
 
 
+def _items(given: Any) -> Any:
+    return [{"role": "user", "content": given}] if isinstance(given, str) else given
+
+
 class FunctionTool(NullsAbsent):
     """A function that the model may call; the only kind of tool here."""
 
@@ -63,11 +67,13 @@ class ReasoningOptions(NullsAbsent):
 class ResponseRequest(NullsAbsent):
     """OpenAI's request for a response. Further fields are those of a chat request that have the same name there."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(
+        extra="allow", json_schema_extra={"examples": [{"model": "winnow", "input": "Name three trees."}]}
+    )
 
     model: str
     input: Annotated[
-        list[dict[str, Any]], BeforeValidator(lambda v: [{"role": "user", "content": v}] if isinstance(v, str) else v)
+        list[dict[str, Any]], BeforeValidator(_items, json_schema_input_type=str | list[dict[str, Any]])
     ] = Field(min_length=1)
     instructions: str | None = None
     max_output_tokens: Whole | None = Field(None, ge=1, le=_MOST_TOKENS)

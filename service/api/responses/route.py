@@ -7,7 +7,9 @@ from collections.abc import AsyncGenerator
 
 from fastapi import APIRouter, Request, Response
 
+from service.api.answers import EVENTS, ResponseBody
 from service.api.exchange import Blocks, Exchange, chunks_of
+from service.api.openapi import takes
 from service.api.responses.events import ResponseEvents
 from service.api.responses.request import ResponseRequest
 from service.api.responses.response import response_object, unfinished
@@ -17,7 +19,8 @@ from service.request.schemas import validate
 router = APIRouter()
 
 
-@router.post("/v1/responses")
+@router.post("/v1/responses", responses={200: {"model": ResponseBody, "content": EVENTS}})
+@takes(ResponseRequest)
 async def create_response(request: Request) -> Response:
     """Answer a conversation of items. Nothing is kept for later requests: send the whole conversation each time."""
     exchange = await Exchange.begin(request)

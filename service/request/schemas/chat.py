@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from service.request.schemas.fields import NullsAbsent, Whole, deprecated, refuse
 from service.request.schemas.json_body import read_object
@@ -46,7 +47,7 @@ class StreamOptions(NullsAbsent):
 
 
 def _stops(stop: Any) -> Any:
-    return [stop] if isinstance(stop, str) else (stop or None)
+    return [stop] if isinstance(stop, str) else None if stop == [] else stop
 
 
 def _nonempty(stop: str) -> str:
@@ -76,7 +77,18 @@ def _format(response_format: dict[str, Any]) -> dict[str, Any] | None:
 class ChatRequest(NullsAbsent):
     """OpenAI's chat completion request. Further fields are what the operator lets pass to the policy."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "winnow",
+                    "messages": [{"role": "user", "content": "I was charged twice. What should I do?"}],
+                    "rerank": {"return_candidates": True},
+                }
+            ]
+        },
+    )
 
     model: str
     messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
@@ -90,9 +102,10 @@ class ChatRequest(NullsAbsent):
     seed: Whole | None = Field(None, ge=-_MOST_SEEDS, le=_MOST_SEEDS)
 
     top_p: float | None = Field(None, gt=0, le=1)
-    stop: Annotated[list[Annotated[str, AfterValidator(_nonempty)]] | None, BeforeValidator(_stops)] = Field(
-        None, max_length=_MOST_STOPS
-    )
+    stop: Annotated[
+        list[Annotated[str, AfterValidator(_nonempty)]] | None,
+        BeforeValidator(_stops, json_schema_input_type=str | list[str] | None),
+    ] = Field(None, max_length=_MOST_STOPS)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: Annotated[dict[str, float], AfterValidator(_bias)] | None = None
@@ -106,8 +119,8 @@ class ChatRequest(NullsAbsent):
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0)
 
-    functions: Annotated[Any, deprecated("tools")] = None
-    function_call: Annotated[Any, deprecated("tool_choice")] = None
+    functions: SkipJsonSchema[Annotated[Any, deprecated("tools")]] = None
+    function_call: SkipJsonSchema[Annotated[Any, deprecated("tool_choice")]] = None
 
     # Accepted because OpenAI's clients send them; they change nothing here.
     user: str | None = Field(None, max_length=_MOST_USER)

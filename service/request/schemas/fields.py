@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, NoReturn
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema, PydanticCustomError
 
 # The type of errors whose message was written here, not by pydantic.
 OWN_ERROR = "winnow"
@@ -17,6 +17,9 @@ def refuse(message: str) -> NoReturn:
     raise PydanticCustomError(OWN_ERROR, "{message}", {"message": message})
 
 
+_BOUNDS = {"ge": "minimum", "le": "maximum"}
+
+
 class NullsAbsent(BaseModel):
     """Base of the schemas: a field that is null counts as missing, as OpenAI has it. Unknown fields are ignored."""
 
@@ -26,6 +29,20 @@ class NullsAbsent(BaseModel):
     @classmethod
     def _drop_nulls(cls, data: Any) -> Any:
         return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Whatever may be missing may be null."""
+        shape = handler.resolve_ref_schema(handler(schema))
+        required = shape.get("required", [])
+        for name, field in shape.get("properties", {}).items():
+            for branch in (field, *field.get("anyOf", [])):
+                # Of a number with a validator before its bounds pydantic writes the bounds as it calls them itself.
+                branch.update({word: branch.pop(short) for short, word in _BOUNDS.items() if short in branch})
+            if name not in required and {"type": "null"} not in field.get("anyOf", []) and field:
+                words = {word: field.pop(word) for word in ("title", "description", "default") if word in field}
+                shape["properties"][name] = {"anyOf": [field, {"type": "null"}], **words} if field else words
+        return shape
 
 
 class NoOtherFields(NullsAbsent):

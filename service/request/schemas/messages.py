@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from service.request.schemas.fields import NullsAbsent, deprecated, refuse
 from service.request.schemas.json_body import MAX_DEPTH, is_deeper
@@ -70,7 +71,7 @@ class CalledFunction(NullsAbsent):
     """Which function was called, with what."""
 
     name: str = Field(min_length=1, max_length=256)
-    arguments: Annotated[str, BeforeValidator(_arguments)] = "{}"
+    arguments: Annotated[str, BeforeValidator(_arguments, json_schema_input_type=str | dict[str, Any])] = "{}"
 
 
 class ToolCall(NullsAbsent):
@@ -96,11 +97,13 @@ class ChatMessage(NullsAbsent):
 
     role: MessageRole
     refusal: str | None = None
-    content: Annotated[list[TextPart] | None, BeforeValidator(_parts)] = Field(None, validate_default=True)
+    content: Annotated[
+        list[TextPart] | None, BeforeValidator(_parts, json_schema_input_type=str | list[TextPart] | None)
+    ] = Field(None, validate_default=True)
     name: str | None = Field(None, max_length=256)
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = Field(None, max_length=256)
-    function_call: Annotated[Any, deprecated("tool_calls")] = None
+    function_call: SkipJsonSchema[Annotated[Any, deprecated("tool_calls")]] = None
 
     @field_validator("content")
     @classmethod

@@ -31,3 +31,12 @@ async def test_a_query_parameter_that_does_not_fit_is_named(gateway: Any) -> Non
     response = await gateway.http.get(f"{gateway.url}/v1/reviews", params={"limit": "many"})
     error = response.json()["error"]
     assert (response.status_code, error["param"], error["message"]) == (400, "limit", "limit must be a whole number")
+
+
+async def test_a_bare_number_is_no_date(start_gateway: Any) -> None:
+    async with start_gateway() as gateway:
+        for value in ("0.5", "1700000000", "-1"):
+            response = await gateway.http.get(f"{gateway.url}/v1/labels/pairs", params={"until": value})
+            error = response.json()["error"]
+            assert (response.status_code, error["param"]) == (400, "until")
+            assert error["message"] == "until: must be a date and time, such as 2026-11-25T12:00:00Z"

@@ -81,6 +81,8 @@ def test_nulls_in_a_tool_are_absent_and_stay_in_its_schema() -> None:
         ({"stop": ["a", ""]}, "stop.1", "stop.1 must not be empty"),
         ({"stop": ["a"] * 100}, "stop", "stop must have at most 16 items"),
         ({"stop": 5}, "stop", "stop must be a list"),
+        ({"stop": 0}, "stop", "stop must be a list"),
+        ({"stop": {}}, "stop", "stop must be a list"),
         ({"user": "u" * 257}, "user", "user must have at most 256 characters"),
         ({"user": "a\0"}, "user", "user holds the character NUL (\\u0000); leave it out"),
         ({"metadata": {"a": {"b": ["\0"]}}}, "metadata.a.b.0", None),
