@@ -33,6 +33,11 @@ class StoreSettings(BaseModel):
     )
     prompts: bool = Field(True, description="Store prompts, redacted.")
     texts: bool = Field(True, description="Store the texts of candidates, redacted.")
+    phone_regions: list[str] = Field(
+        ["US", "GB", "DE", "FR", "ES", "IT", "NL"],
+        description="Countries (ISO 3166) whose national telephone numbers are redacted; international ones always.",
+    )
+    redact_names: bool = Field(False, description="Redact names of people by Presidio; needs the extra `names`.")
     encryption_key: str = Field(
         "",
         description="Fernet key that encrypts held messages at rest. Several keys, separated by commas, allow "

@@ -18,6 +18,8 @@ from service.metrics import Metrics
 from service.settings import StoreSettings
 from service.store.database import open_database
 from service.store.outbox import add_event
+from service.store.redaction import Redactor, redact
+from service.store.redaction.names import load_names
 from service.store.rows import Record
 from service.store.tables import candidates, held_messages, responses, reviews
 from service.store.vault import Vault, vault_of
@@ -41,12 +43,14 @@ class History:
         metrics: Metrics,
         limit: int,
         vault: Vault | None = None,
+        redactor: Redactor = redact,
         *,
         sends_events: bool = False,
         retry_seconds: float = _RETRY_SECONDS,
     ) -> None:
         self.engine = engine
         self._vault = vault or Vault()
+        self._redactor = redactor
         self._metrics = metrics
         self._sends_events = sends_events
         self._retry_seconds = retry_seconds
@@ -67,7 +71,7 @@ class History:
         """Write it with its ticket now, and return the ticket's id: durable by then. Raises StoreUnavailable where it
         cannot be."""
         assert record.review is not None
-        clean = await asyncio.to_thread(record.redacted)
+        clean = await asyncio.to_thread(record.redacted, self._redactor)
         try:
             async with asyncio.timeout(_KEEP_SECONDS):
                 await self._insert([clean])
@@ -144,7 +148,7 @@ class History:
         clean = []
         for record in batch:
             try:
-                clean.append(record.redacted())
+                clean.append(record.redacted(self._redactor))
             except Exception as error:
                 self._metrics.history.dropped.inc()
                 log.error("the record of %s could not be redacted: %s", record.response["id"], frames(error))
@@ -182,9 +186,10 @@ async def open_history(
     if (url := settings.address()) is None:
         yield None
         return
+    redactor = await asyncio.to_thread(_redactor_of, settings)
     engine = await open_database(url)
     events = settings.webhook_url is not None
-    history = History(engine, metrics, settings.waiting, vault_of(settings), sends_events=events)
+    history = History(engine, metrics, settings.waiting, vault_of(settings), redactor, sends_events=events)
     background.start("history", history.run)
     try:
         yield history
@@ -192,3 +197,7 @@ async def open_history(
         await history.flush()
         await background.stop()
         await engine.dispose()
+
+
+def _redactor_of(settings: StoreSettings) -> Redactor:
+    return Redactor(tuple(settings.phone_regions), load_names() if settings.redact_names else None)

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Integer, String, Table
 
-from service.store.redaction import redact
+from service.store.redaction import Redactor, redact
 from service.store.tables import USER_ROOM, candidates, responses, reviews
 
 Row = dict[str, Any]
@@ -32,15 +32,16 @@ class Record:
     review: Row | None = None
     held: list[Row] = field(default_factory=list)
 
-    def redacted(self) -> Record:
+    def redacted(self, redactor: Redactor = redact) -> Record:
         """Without what names a person, a card, an account or a key; what was taken out is said. Whole messages stay
         as they are."""
         kinds: set[str] = set()
         response = self.response | {
-            name: _redacted(self.response.get(name), kinds) for name in ("prompt", "parameters")
+            name: _redacted(self.response.get(name), kinds, redactor) for name in ("prompt", "parameters")
         }
         texts = [
-            {name: _redacted(row.get(name), kinds) for name in ("content", "tool_calls")} for row in self.candidates
+            {name: _redacted(row.get(name), kinds, redactor) for name in ("content", "tool_calls")}
+            for row in self.candidates
         ]
         rows = [fitted(candidates, row | text) for row, text in zip(self.candidates, texts, strict=True)]
         response["user"] = stored_user(response.get("user"))
@@ -81,10 +82,10 @@ def _fit(kind: Any, value: Any) -> Any:
     return _valid(value) if isinstance(value, list | dict) else value
 
 
-def _redacted(value: Any, kinds: set[str], depth: int = 0) -> Any:
+def _redacted(value: Any, kinds: set[str], redactor: Redactor, depth: int = 0) -> Any:
     """Every string of a JSON value redacted, keys too."""
     if isinstance(value, str):
-        text, found = redact(_text(value))
+        text, found = redactor(_text(value))
         kinds |= found
         return text
     if not isinstance(value, list | dict):
@@ -92,8 +93,11 @@ def _redacted(value: Any, kinds: set[str], depth: int = 0) -> Any:
     if depth >= _DEEPEST:
         return _TOO_DEEP
     if isinstance(value, list):
-        return [_redacted(item, kinds, depth + 1) for item in value]
-    return _with_keys((_redacted(key, kinds), _redacted(item, kinds, depth + 1)) for key, item in value.items())
+        return [_redacted(item, kinds, redactor, depth + 1) for item in value]
+    items = (
+        (_redacted(key, kinds, redactor), _redacted(item, kinds, redactor, depth + 1)) for key, item in value.items()
+    )
+    return _with_keys(items)
 
 
 def _valid(value: Any, depth: int = 0) -> Any:
