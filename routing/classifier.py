@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import Protocol
 
 import numpy as np
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from routing.features import HashedWords, words
 from routing.spelling import deobfuscated, unaccented
-from routing.windows import windows
+from routing.windows import runs, segments
 
 SHORT = 300
 # Windows of one conversation that the encoder reads; the n-grams choose the most suspicious.
@@ -132,14 +133,24 @@ class Classifier:
         """Let the n-grams read a raw text."""
         scan = Scan(None, [])
         whole = spelled_out(text) if len(text) <= 4 * SHORT else None
-        if whole is not None and len(whole) <= SHORT:
-            if whole:
-                self._read(whole, self._short, 1, scan)
-            return scan
-        parts = [spelled for window in windows(text) if (spelled := spelled_out(window))]
-        for part in parts:
-            self._read(part, self._long, len(parts), scan)
+        if whole is None or len(whole) > SHORT:
+            self._scan_windows(text, scan)
+        elif whole:
+            self._read(whole, HashedWords(words(whole)).buckets(), self._short, 1, scan)
         return scan
+
+    def _scan_windows(self, text: str, scan: Scan) -> None:
+        """Every sentence is spelled out and hashed once, though windows overlap."""
+        parts = segments(text)
+        spelled = [spelled_out(part) for part in parts]
+        tokens = [words(part) for part in spelled]
+        hashed = HashedWords(list(chain.from_iterable(tokens)))
+        starts = list(accumulate(map(len, tokens), initial=0))
+        windows = list(runs(parts))
+        for start, end in windows:
+            index = hashed.buckets(starts[start], starts[end])
+            if len(index):
+                self._read(" ".join(spelled[start:end]), index, self._long, len(windows), scan)
 
     def finish(self, scans: Sequence[Scan]) -> list[Estimate | None]:
         """Each text's most high-stakes estimate, the encoder having read what is unclear; None: nothing to read."""
@@ -153,8 +164,8 @@ class Classifier:
             best[number] = _higher(best[number], estimate)
         return best
 
-    def _read(self, part: str, stage: Stage, count: int, scan: Scan) -> None:
-        logits = stage.ngrams.of(HashedWords(words(part)).buckets())
+    def _read(self, part: str, index: NDArray[np.uint16], stage: Stage, count: int, scan: Scan) -> None:
+        logits = stage.ngrams.of(index)
         odds = log_odds(logits)
         cascade = stage.cascade
         alone = None if cascade is None else Estimate(cascade.alone.score([odds], count), shares_of(logits))

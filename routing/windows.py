@@ -21,8 +21,13 @@ def windows(text: str, size: int = WINDOW) -> list[str]:
     """The text itself if it is short, else its windows in reading order; nothing of it is left out."""
     if len(text) <= size:
         return [text] if text.strip() else []
-    segments = [piece for segment in _segments(text) for piece in _cut(segment, size)]
-    return list(_packed(segments, size))
+    parts = segments(text, size)
+    return [" ".join(parts[start:end]) for start, end in runs(parts, size)]
+
+
+def segments(text: str, size: int = WINDOW) -> list[str]:
+    """The sentences, lines and tags of a text, none of them longer than a window."""
+    return [piece for segment in _segments(text) for piece in _cut(segment, size)]
 
 
 def _segments(text: str) -> Iterator[str]:
@@ -42,20 +47,20 @@ def _cut(segment: str, size: int) -> Iterator[str]:
     yield segment
 
 
-def _packed(segments: list[str], size: int) -> Iterator[str]:
-    """Runs of segments up to the size, each run beginning near the middle of the one before."""
+def runs(parts: list[str], size: int = WINDOW) -> Iterator[tuple[int, int]]:
+    """First and last (exclusive) segment of each window; each begins near the middle of the one before."""
     start = 0
-    while start < len(segments):
+    while start < len(parts):
         end, length = start, 0
-        while end < len(segments) and (end == start or length + len(segments[end]) <= size):
-            length += len(segments[end]) + 1
+        while end < len(parts) and (end == start or length + len(parts[end]) <= size):
+            length += len(parts[end]) + 1
             end += 1
-        yield " ".join(segments[start:end])
-        if end == len(segments):
+        yield start, end
+        if end == len(parts):
             return
         skipped = 0
-        while start < end - 1 and skipped + len(segments[start]) <= size // 2:
-            skipped += len(segments[start]) + 1
+        while start < end - 1 and skipped + len(parts[start]) <= size // 2:
+            skipped += len(parts[start]) + 1
             start += 1
         if not skipped:
             start += 1
