@@ -72,10 +72,7 @@ def _conversation(file: str, number: int, row: dict[str, Any]) -> str | list[Any
 @route_train_app.command()
 def route_train(
     data: Annotated[Path, typer.Argument(help="Folder with *.jsonl or *.jsonl.gz of {text, route}.")],
-    encoder: Annotated[
-        Path | None,
-        typer.Option(help="Folder of all-MiniLM-L6-v2; without it, n-grams alone."),
-    ] = None,
+    encoder: Annotated[Path | None, typer.Option(help="Folder of all-MiniLM-L6-v2; none: n-grams alone.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write the router to.")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Measure other ways; write no router.")] = False,
     evaluate: Annotated[

@@ -12,7 +12,7 @@ from routing.errors import BadRoutingInput
 from routing.settings import RouterSettings
 
 
-class _Configured(BaseSettings):
+class _RouterTable(BaseSettings):
     """One table of the gateway's settings; what the others hold is the gateway's business."""
 
     model_config = SettingsConfigDict(env_prefix="WINNOW_", env_nested_delimiter="__", extra="ignore")
@@ -41,11 +41,11 @@ def load_router_settings(config: Path | None = None) -> RouterSettings:
     if chosen is not None and not chosen.is_file():
         raise BadRoutingInput(f"{chosen}: no such file")
 
-    class Configured(_Configured):
+    class RouterTable(_RouterTable):
         model_config = SettingsConfigDict(toml_file=chosen)
 
     try:
-        return Configured().router
+        return RouterTable().router
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise BadRoutingInput(f"the router's settings do not fit: {problems}") from error
