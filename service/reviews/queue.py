@@ -226,7 +226,7 @@ class Reviews:
         return found
 
 
-async def measure_backlog(queue: Reviews, metrics: Metrics) -> None:
+async def measure_backlog(queue: Reviews, metrics: Metrics, seconds: float = _BACKLOG_SECONDS) -> None:
     """Count what waits, on and on, until cancelled."""
     while True:
         try:
@@ -235,7 +235,7 @@ async def measure_backlog(queue: Reviews, metrics: Metrics) -> None:
             metrics.review.oldest.set(oldest)
         except (SQLAlchemyError, OSError) as error:
             log.error("the review queue could not be counted: %s", failure(error))
-        await asyncio.sleep(_BACKLOG_SECONDS)
+        await asyncio.sleep(seconds)
 
 
 async def _ticket(connection: AsyncConnection, review_id: str, tenants: Tenants) -> Row:

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from sqlalchemy import insert, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.audits.agreement import figures, items_of
 from service.audits.drawing import Draw, allocate, draw_audit
 from service.audits.judging import AuditLabel, Audits
+from service.audits.watch import watch_audits
 from service.errors import Conflict, NotFound, SetupError
 from service.keys.key_file import add_key
+from service.metrics import Metrics
 from service.store.database import open_database
 from service.store.pages import Cursor
 from service.store.tables import audit_items, candidates, responses
@@ -278,39 +281,37 @@ async def test_over_http_annotators_see_no_more_than_two_replies(start_gateway: 
     await engine.dispose()
 
 
-async def test_the_newest_audit_s_agreement_is_a_metric(
-    start_gateway: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.app._WATCH_SECONDS", 0.05)
-    url = f"sqlite:///{tmp_path / 'w.db'}"
-    engine = await open_database(url)
+async def test_the_newest_audit_s_agreement_is_a_metric(tmp_path: Path) -> None:
+    engine = await open_database(f"sqlite:///{tmp_path / 'w.db'}")
     await fill(engine, [response(n) for n in range(8)])
     await draw_audit(engine, "audit-1", a_draw(8, overlap=0.0), "anna", no_greedy)
-    audits = Audits(engine)
+    audits, metrics = Audits(engine), Metrics(CollectorRegistry())
 
-    async def shown(gateway: Any, wanted: str) -> None:
-        for _ in range(100):
-            metrics = (await gateway.http.get(f"{gateway.url}/metrics")).text
-            if wanted in metrics:
-                return
-            await asyncio.sleep(0.05)
-        raise AssertionError([line for line in metrics.splitlines() if "audit" in line])
+    def sample(name: str, audit: str) -> float | None:
+        return metrics.registry.get_sample_value(name, {"audit": audit})
 
-    async with start_gateway(store={"url": url, "days": None}) as gateway:
-        metrics = (await gateway.http.get(f"{gateway.url}/metrics")).text
-        assert "winnow_audit_agreement_ratio{" not in metrics, "what is not known is not shown"
-        for number, item in enumerate(await audits.sheet("audit-1", "anna")):
-            winner = "left" if item["left"]["content"].startswith("winner") else "right"
-            other = "right" if winner == "left" else "left"
-            choice = "tie" if number == 7 else other if number >= 5 else winner
-            await audits.label("audit-1", "anna", [(item["item"], AuditLabel(choice=choice))])
-        await shown(gateway, 'winnow_audit_agreement_ratio{audit="audit-1"} 0.7143')
-        await shown(gateway, 'winnow_audit_labels{audit="audit-1"} 8.0')
-        await draw_audit(engine, "audit-2", a_draw(8, seed=2), "anna", no_greedy)
-        (item, *_) = await audits.sheet("audit-2", "anna")
-        await audits.label("audit-2", "anna", [(item["item"], AuditLabel(choice="tie"))])
-        await shown(gateway, 'winnow_audit_labels{audit="audit-2"} 1.0')
-        assert "audit-1" not in (await gateway.http.get(f"{gateway.url}/metrics")).text
+    async def shown(name: str, audit: str, value: float) -> None:
+        async with asyncio.timeout(10):
+            while sample(name, audit) != pytest.approx(value, abs=5e-5):
+                await asyncio.sleep(0.02)
+
+    watching = asyncio.create_task(watch_audits(audits, metrics, 0.02))
+    await asyncio.sleep(0.1)
+    assert sample("winnow_audit_agreement_ratio", "audit-1") is None, "what is not known is not shown"
+    for number, item in enumerate(await audits.sheet("audit-1", "anna")):
+        winner = "left" if item["left"]["content"].startswith("winner") else "right"
+        other = "right" if winner == "left" else "left"
+        choice = "tie" if number == 7 else other if number >= 5 else winner
+        await audits.label("audit-1", "anna", [(item["item"], AuditLabel(choice=choice))])
+    await shown("winnow_audit_agreement_ratio", "audit-1", 0.7143)
+    await shown("winnow_audit_labels", "audit-1", 8)
+    await draw_audit(engine, "audit-2", a_draw(8, seed=2), "anna", no_greedy)
+    (item, *_) = await audits.sheet("audit-2", "anna")
+    await audits.label("audit-2", "anna", [(item["item"], AuditLabel(choice="tie"))])
+    await shown("winnow_audit_labels", "audit-2", 1)
+    assert sample("winnow_audit_labels", "audit-1") is None
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
     await engine.dispose()
 
 
@@ -326,12 +327,9 @@ async def test_one_annotator_twice_at_once_is_one_label(engine: AsyncEngine) -> 
     assert (await audits.listed())[0]["labels"] == 1
 
 
-async def test_a_store_that_is_locked_is_said(
-    start_gateway: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_store_that_is_locked_is_said(start_gateway: Any, tmp_path: Path) -> None:
     import sqlite3
 
-    monkeypatch.setattr("service.store.database._BUSY_MS", 50)
     path = tmp_path / "w.db"
     engine = await open_database(f"sqlite:///{path}")
     await fill(engine, [response(1)])

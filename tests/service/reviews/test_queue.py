@@ -7,11 +7,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from service.keys.key_file import add_key
-from service.reviews.queue import Reviews
+from service.metrics import Metrics
+from service.reviews.queue import Reviews, measure_backlog
 from service.store.database import open_database
 
 
@@ -231,20 +233,27 @@ async def test_without_a_store_nothing_waits(start_gateway: Any) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "no_store")
 
 
-async def test_the_backlog_and_its_age_are_metrics(held: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.reviews.queue._BACKLOG_SECONDS", 0.05)
+async def test_the_backlog_and_its_age_are_metrics(held: Any, store_url: str) -> None:
+    metrics = Metrics(CollectorRegistry())
+
+    async def until(count: int) -> None:
+        async with asyncio.timeout(10):
+            while metrics.registry.get_sample_value("winnow_open_review_requests") != count:
+                await asyncio.sleep(0.02)
+
     async with held() as gateway:
-
-        async def until(count: int) -> None:
-            async with asyncio.timeout(10):
-                while gateway.registry.get_sample_value("winnow_open_review_requests") != count:
-                    await asyncio.sleep(0.02)
-
+        engine = await open_database(store_url)
+        measuring = asyncio.create_task(measure_backlog(Reviews(engine), metrics, 0.05))
         _, review_id = await asked(gateway)
         await asked(gateway)
         await until(2)
-        assert gateway.registry.get_sample_value("winnow_review_oldest_seconds") >= 0
+        oldest = metrics.registry.get_sample_value("winnow_review_oldest_seconds")
+        assert oldest is not None
+        assert oldest >= 0
         anna = Reviewer(gateway, "anna")
         await anna.post(f"/reviews/{review_id}/claim")
         await anna.post(f"/reviews/{review_id}/verdict", {"verdict": "reject"})
         await until(1)
+        measuring.cancel()
+        await asyncio.gather(measuring, return_exceptions=True)
+        await engine.dispose()
