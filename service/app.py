@@ -12,30 +12,19 @@ from prometheus_client import CollectorRegistry
 from routing.batcher import QuickRouter
 from routing.errors import RoutingError
 from routing.router import Router
-from service.api import (
-    administration,
-    audits,
-    chat,
-    completions,
-    feedback,
-    health,
-    labels,
-    models,
-    rerank,
-    reviews,
-    users,
-)
-from service.api.cors import allow_origins
-from service.api.draining import Drain, DrainMiddleware
-from service.api.failures import add_error_handlers
+from service.api import chat, completions, feedback, health, models, rerank
+from service.api.http.cors import allow_origins
+from service.api.http.draining import Drain, DrainMiddleware
+from service.api.http.failures import add_error_handlers
+from service.api.http.request_scope import RequestScope
 from service.api.openapi import serve_document
-from service.api.request_scope import RequestScope
+from service.api.operators import administration, audits, labels, reviews, users
 from service.api.responses import route as responses
 from service.assembly import Seams, assembled
 from service.errors import SetupError
 from service.keys.keyring import Keyring
-from service.otel import Tracing
 from service.settings import Settings
+from service.telemetry.otel import Tracing
 from service.upstream.policy import Policy
 from service.upstream.scorer import Scorer
 

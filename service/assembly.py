@@ -15,22 +15,22 @@ from routing.batcher import QuickRouter, RouteBatcher
 from routing.router import Router
 from service.admission.admission import Admission
 from service.admission.rates import Rates
-from service.api.state import AppState
+from service.api.http.state import AppState
 from service.audits.judging import Audits
 from service.audits.watch import watch_audits
 from service.background import Background, running_background
 from service.errors import PolicyUnavailable, ScorerUnavailable
 from service.keys.keyring import Keyring
-from service.metrics import Metrics
-from service.otel import Tracing, open_tracing
 from service.request.pipeline import Pipeline
 from service.request.recent import RecentResponses
 from service.reviews.queue import Reviews, measure_backlog
 from service.reviews.webhook import Webhook
 from service.settings import Settings, StoreSettings
 from service.store.history import History, open_history
-from service.store.retention import follow_forgotten, forget_on_and_on
-from service.store.vault import vault_of
+from service.store.privacy.retention import follow_forgotten, forget_on_and_on
+from service.store.privacy.vault import vault_of
+from service.telemetry.metrics import Metrics
+from service.telemetry.otel import Tracing, open_tracing
 from service.upstream.connections import open_session
 from service.upstream.guard import Guard
 from service.upstream.health import Checked, Health

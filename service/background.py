@@ -7,8 +7,8 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from service.failure import frames
-from service.metrics import Metrics
+from service.telemetry.failure import frames
+from service.telemetry.metrics import Metrics
 
 _LONGEST_PAUSE_SECONDS = 60.0
 

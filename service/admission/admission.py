@@ -17,8 +17,8 @@ from service.admission.rates import Rates
 from service.admission.window import Window
 from service.errors import InvalidRequest, Overloaded, RateLimited
 from service.identity import Identity
-from service.metrics import Metrics
 from service.settings.tenants import TenantLimits
+from service.telemetry.metrics import Metrics
 
 # Candidates end within seconds, and when is not known.
 _SOON_SECONDS = 1.0

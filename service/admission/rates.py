@@ -19,7 +19,7 @@ from limits.storage import storage_from_string
 
 from service.admission.window import Window
 from service.errors import SetupError
-from service.metrics import Metrics
+from service.telemetry.metrics import Metrics
 
 Kind = Literal["requests", "tokens"]
 

@@ -9,8 +9,8 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from service.api.answers import EVENTS, ChatCompletion
-from service.api.events import DONE, event
-from service.api.exchange import Blocks, Exchange
+from service.api.http.events import DONE, event
+from service.api.http.exchange import Blocks, Exchange
 from service.api.openapi import takes
 from service.request.schemas import ChatRequest
 

@@ -11,8 +11,8 @@ from fastapi import APIRouter, Request, Response
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from service.api.answers import EVENTS, TextCompletion
-from service.api.events import DONE, event
-from service.api.exchange import Blocks, Exchange, chunks_of
+from service.api.http.events import DONE, event
+from service.api.http.exchange import Blocks, Exchange, chunks_of
 from service.api.openapi import takes
 from service.errors import InvalidRequest
 from service.request.schemas import validate

@@ -7,9 +7,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from service.api.body import read_body
+from service.api.http.body import read_body
+from service.api.http.state import admit, identify, state_of
 from service.api.openapi import takes
-from service.api.state import admit, identify, state_of
 from service.errors import NotFound
 from service.request.schemas import parse
 from service.reviews.feedback import Feedback, candidates_of, is_answer_of, keep_feedback, require_candidates

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client.exposition import choose_encoder
 
-from service.api.state import AppState, state_of
+from service.api.http.state import AppState, state_of
 from service.upstream.readiness import Readiness, assess
 
 router = APIRouter()

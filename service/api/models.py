@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from service.api.answers import ModelCard, ModelList
-from service.api.state import identify, state_of
+from service.api.http.state import identify, state_of
 from service.errors import NotFound
 from service.request.respond import MODEL
 

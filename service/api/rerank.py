@@ -6,8 +6,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from service.api.lists import IdInPath
-from service.api.state import identify, state_of
+from service.api.http.lists import IdInPath
+from service.api.http.state import identify, state_of
 from service.errors import NotFound
 from service.store.lookup import find_rerank
 

@@ -9,8 +9,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service.audits.agreement import agreement, items_of
 from service.audits.judging import Audits
-from service.failure import failure
-from service.metrics import Metrics
+from service.telemetry.failure import failure
+from service.telemetry.metrics import Metrics
 
 log = logging.getLogger("winnow.monitoring")
 

@@ -16,11 +16,11 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from service.api.draining import Drain
+from service.api.http.draining import Drain
 from service.app import create_app
-from service.logs import configure_logging
 from service.processes.ports import require_free_port
 from service.settings import Settings
+from service.telemetry.logs import configure_logging
 
 _POLL_SECONDS = 0.05
 # For the last bytes and the ends of requests that were cancelled.

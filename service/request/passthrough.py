@@ -11,11 +11,11 @@ from typing import Any
 import orjson
 
 from service.errors import DeadlineMissed
-from service.metrics import Metrics
-from service.request.calls import completion_call
 from service.request.candidate import Candidate
 from service.request.respond import chunk_of
+from service.request.sampling.calls import completion_call
 from service.request.work import Work
+from service.telemetry.metrics import Metrics
 from service.upstream.policy import Policy, parse
 
 _LABELS, _CHOICES = {"id", "object", "created", "model"}, b'"choices":'

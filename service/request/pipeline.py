@@ -17,22 +17,22 @@ from routing.batcher import RouteBatcher
 from service.admission.admission import Admission
 from service.errors import StoreUnavailable
 from service.identity import Identity
-from service.metrics import Metrics, tokens_spent
 from service.request.deadline import Deadline
-from service.request.outcome import Outcome, conclude, passed_through, with_greedy
+from service.request.outcome.outcome import Outcome, conclude, passed_through, with_greedy
 from service.request.passthrough import Passthrough
 from service.request.plan import make_plan
 from service.request.pool import Pool
 from service.request.recent import RecentResponses
 from service.request.records import record_of, review_id_of
 from service.request.respond import Answer, completion_chunks, ending_chunks, respond
-from service.request.sampling import Sampling
+from service.request.sampling.sampling import Sampling
 from service.request.schemas import ChatRequest
 from service.request.work import Work
 from service.reviews.escalation import escalation_of
 from service.settings import Settings
 from service.store.history import History
-from service.summary import note
+from service.telemetry.metrics import Metrics, tokens_spent
+from service.telemetry.summary import note
 from service.upstream.policy import Policy
 from service.upstream.scorer import Scorer
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from service.request.candidate import Candidate
-from service.request.outcome import Outcome
+from service.request.outcome.outcome import Outcome
 from service.request.pool import Pool
 from service.request.work import Work
 from service.reviews.escalation import Escalation

@@ -8,7 +8,7 @@ from typing import Any
 
 from service.request.candidate import Candidate
 from service.request.headers import header_value
-from service.request.outcome import Choice, Outcome
+from service.request.outcome.outcome import Choice, Outcome
 from service.request.pool import Pool
 from service.request.work import Work
 

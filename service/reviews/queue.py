@@ -16,18 +16,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from reward_model.vocabulary import Dimension
 from service.errors import Conflict, InvalidRequest, NotFound
-from service.failure import failure
-from service.metrics import Metrics
 from service.reviews.escalation import SPOT_CHECK
 from service.store.actions import log_action
 from service.store.claims import HOLD_MS, free_for, given_back, held_by
 from service.store.outbox import add_event
 from service.store.pages import Cursor, Page, read_page
+from service.store.privacy.vault import EDITED, Vault, forget_held
 from service.store.redaction import redact
 from service.store.rows import Row, fitted
 from service.store.scope import Tenants, seen_by
 from service.store.tables import candidates, responses, reviews
-from service.store.vault import EDITED, Vault, forget_held
+from service.telemetry.failure import failure
+from service.telemetry.metrics import Metrics
 
 _BACKLOG_SECONDS = 15.0
 # Above every candidate's number, and within what a database stores.

@@ -15,10 +15,10 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.failure import failure
-from service.metrics import Metrics
 from service.store.rows import Row
 from service.store.tables import deliveries
+from service.telemetry.failure import failure
+from service.telemetry.metrics import Metrics
 
 _LOOK_SECONDS, _POST_SECONDS = 1.0, 10.0
 # Twice as long each time, up to an hour; given up after a day or so.

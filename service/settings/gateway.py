@@ -17,12 +17,12 @@ from pydantic_settings import (
 from routing.routes import Route
 from routing.settings import RouterSettings
 from service.errors import SetupError
-from service.logs import LogFormat, LogLevel
 from service.settings.parameters import NEVER_PASSED, PASSED_PARAMETERS
 from service.settings.policy import Dialect, PolicySettings, UpstreamSettings, base_url
 from service.settings.routes import PROFILES, Profile, RouteSettings
 from service.settings.store import StoreSettings
 from service.settings.tenants import TenantLimits, TenantSettings
+from service.telemetry.logs import LogFormat, LogLevel
 
 
 class Settings(BaseSettings):

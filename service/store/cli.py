@@ -35,7 +35,7 @@ def forget(
     config: ConfigOption = None,
 ) -> None:
     """Delete all answers to a user, with their candidates."""
-    from service.store.retention import forget_user
+    from service.store.privacy.retention import forget_user
 
     _print({"deleted": on_store(url, config, lambda engine: forget_user(engine, tenant, user))})
 
@@ -47,7 +47,7 @@ def prune(
     config: ConfigOption = None,
 ) -> None:
     """Delete old answers now; the gateway does so every hour where `store.days` is set."""
-    from service.store.retention import forget_older
+    from service.store.privacy.retention import forget_older
 
     _print({"deleted": on_store(url, config, lambda engine: forget_older(engine, days))})
 

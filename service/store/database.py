@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from service.errors import SetupError
-from service.store.address import Address, parse_address
+from service.store.addresses.address import Address, parse_address
 
 # Any number that no other program locks by.
 _MIGRATION_LOCK = 7_302_118

@@ -13,16 +13,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.background import Background
 from service.errors import StoreUnavailable
-from service.failure import failure, frames
-from service.metrics import Metrics
 from service.settings import StoreSettings
 from service.store.database import open_database
 from service.store.outbox import add_event
+from service.store.privacy.vault import Vault, vault_of
 from service.store.redaction import Redactor, redact
 from service.store.redaction.names import load_names
 from service.store.rows import Record
 from service.store.tables import candidates, held_messages, responses, reviews
-from service.store.vault import Vault, vault_of
+from service.telemetry.failure import failure, frames
+from service.telemetry.metrics import Metrics
 
 # What a crash may lose, and how long a store that does not answer is left alone.
 _FLUSH_SECONDS, _RETRY_SECONDS = 0.5, 2.0

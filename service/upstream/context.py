@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
 
-from service.tracing import outgoing_headers
+from service.telemetry.tracing import outgoing_headers
 
 
 async def send_context(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from math import ceil
 
 from service.errors import ApiError, Failure, ScorerLate, UpstreamError
-from service.metrics import Metrics
 from service.settings import UpstreamSettings
+from service.telemetry.metrics import Metrics
 from service.upstream.circuit import Circuit
 
 # The upstream works: it has too much to do, serves another model, or objects to the request.

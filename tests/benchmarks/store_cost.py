@@ -19,10 +19,9 @@ from routing.router import RouteDecision
 from service.admission.permit import Permit
 from service.background import Background
 from service.identity import Identity
-from service.metrics import Metrics
 from service.request.candidate import Candidate
 from service.request.deadline import Deadline
-from service.request.outcome import Choice, Outcome
+from service.request.outcome.outcome import Choice, Outcome
 from service.request.plan import make_plan
 from service.request.pool import Pool
 from service.request.records import record_of
@@ -32,6 +31,7 @@ from service.reviews.escalation import Escalation
 from service.settings import PolicySettings, RouteSettings, StoreSettings
 from service.store.database import open_database
 from service.store.history import History
+from service.telemetry.metrics import Metrics
 
 POLICY = PolicySettings(url="http://127.0.0.1:1", model="made-up")
 POLICY = PolicySettings(url="http://127.0.0.1:1", model="made-up")

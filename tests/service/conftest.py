@@ -25,9 +25,9 @@ from routing.router import RouteDecision
 from service.app import create_app
 from service.errors import ScorerLate, ScorerUnavailable
 from service.keys.key_file import add_key
-from service.otel import Tracing
 from service.settings import Settings, load_settings
 from service.store.database import check_database
+from service.telemetry.otel import Tracing
 from service.upstream.scorer import Scored, ScoreReply, ServedModel, Stopping
 
 ACCEPTABLE = {

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry
 
 from service.background import Background, running_background
-from service.metrics import Metrics
+from service.telemetry.metrics import Metrics
 
 
 async def _until(done: Callable[[], bool]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from fastapi import APIRouter, Request, Response
 
 from service.api.answers import EVENTS, ResponseBody
-from service.api.exchange import Blocks, Exchange, chunks_of
+from service.api.http.exchange import Blocks, Exchange, chunks_of
 from service.api.openapi import takes
 from service.api.responses.events import ResponseEvents
 from service.api.responses.request import ResponseRequest

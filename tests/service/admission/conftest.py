@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from loadtest.bench.processes import free_port
-from service.metrics import Metrics
+from service.telemetry.metrics import Metrics
 
 
 @pytest.fixture

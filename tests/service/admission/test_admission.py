@@ -13,8 +13,8 @@ from service.admission.permit import Permit
 from service.admission.rates import Rates
 from service.errors import InvalidRequest, Overloaded, RateLimited
 from service.identity import Identity
-from service.metrics import Metrics
 from service.settings import TenantLimits
+from service.telemetry.metrics import Metrics
 
 ACME, OTHER = Identity("acme", "client"), Identity("other", "client")
 

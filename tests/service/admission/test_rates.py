@@ -9,7 +9,7 @@ import pytest
 
 from service.admission.rates import Rates
 from service.errors import SetupError
-from service.metrics import Metrics
+from service.telemetry.metrics import Metrics
 
 # So long that no window ends while a test runs.
 LONG = 100_000

@@ -240,7 +240,7 @@ async def test_two_annotators_at_once_get_different_pairs_and_enough_is_enough(e
 
 
 async def test_what_is_forgotten_leaves_the_audit(engine: AsyncEngine) -> None:
-    from service.store.retention import forget_user
+    from service.store.privacy.retention import forget_user
 
     await fill(engine, [response(n, user="u" if n else None) for n in range(4)])
     await draw_audit(engine, "audit-1", a_draw(4), "anna", no_greedy)

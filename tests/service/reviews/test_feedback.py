@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from service.keys.key_file import add_key
 from service.store.database import open_database
-from service.store.retention import forget_user
+from service.store.privacy.retention import forget_user
 
 
 async def said(gateway: Any, body: dict[str, Any], key: str | None = None) -> Any:

@@ -16,10 +16,10 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 
 from service.background import Background
-from service.metrics import Metrics
 from service.store.database import open_database
 from service.store.history import History
 from service.store.rows import Record
+from service.telemetry.metrics import Metrics
 
 
 def record(number: int, **changed: Any) -> Record:
@@ -163,7 +163,7 @@ KILLED = """
 import asyncio, sys
 from prometheus_client import CollectorRegistry
 from service.background import Background
-from service.metrics import Metrics
+from service.telemetry.metrics import Metrics
 from service.store.database import open_database
 from service.store.history import History
 sys.path.insert(0, sys.argv[2])

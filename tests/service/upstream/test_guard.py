@@ -16,8 +16,8 @@ from service.errors import (
     ScorerLate,
     ScorerUnavailable,
 )
-from service.metrics import Metrics
 from service.settings import UpstreamSettings
+from service.telemetry.metrics import Metrics
 from service.upstream.guard import Guard
 
 SETTINGS = UpstreamSettings(failures=2, pause_seconds=5, stall_seconds=10, probe_seconds=1)

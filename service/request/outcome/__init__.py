@@ -1,0 +1,1 @@
+"""Who wins, and what is decided about it. Pure."""

@@ -1,0 +1,1 @@
+"""Candidates: sampled, scored, stopped."""

@@ -1,0 +1,1 @@
+"""Addresses of stores, as hosted providers hand them out."""

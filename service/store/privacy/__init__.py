@@ -1,0 +1,1 @@
+"""What is taken out, kept whole for a while, and forgotten."""
