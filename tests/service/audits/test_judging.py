@@ -19,10 +19,10 @@ from service.audits.judging import AuditLabel, Audits
 from service.audits.watch import watch_audits
 from service.errors import Conflict, NotFound, SetupError
 from service.keys.key_file import add_key
-from service.metrics import Metrics
 from service.store.database import open_database
 from service.store.pages import Cursor
 from service.store.tables import audit_items, candidates, responses
+from service.telemetry.metrics import Metrics
 
 NOW = 1_800_000_000_000
 

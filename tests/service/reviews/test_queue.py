@@ -12,9 +12,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from service.keys.key_file import add_key
-from service.metrics import Metrics
 from service.reviews.queue import Reviews, measure_backlog
 from service.store.database import open_database
+from service.telemetry.metrics import Metrics
 
 
 class Reviewer:
