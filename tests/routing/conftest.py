@@ -21,6 +21,8 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import BertConfig, BertModel
 
+    # Of a network this small two threads only wait for each other, minutes long where other tests run beside.
+    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("bert")
     letters = [mark + chr(code) for mark in ("", "##") for code in range(ord("a"), ord("z") + 1)]
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, "charged", "twice", "fee", "card", "stolen"]
