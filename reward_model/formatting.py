@@ -3,7 +3,8 @@
 A sequence is `prompt_ids(messages) + completion_ids(completion)`. The prompt is rendered with the chat
 template and its generation prompt, exactly as the policy sees it, and cut on the left; the completion is
 tokenised by itself, cut on the right and closed with the end-of-turn token. The prompt's tokens therefore
-never depend on the completion, and its keys and values can be shared among candidates.
+never depend on the completion, and its keys and values can be shared among candidates. Models that others
+trained have one limit for both: there `cut` and `sequences` decide (see `pair_formatting`).
 
 Text from users and policies never becomes a control token: only what the chat template itself wrote is. A
 prompt without a system message gets whatever the template puts there, since the policy's server does the
@@ -70,6 +71,11 @@ class FormattingRule(BaseModel):
     special_tokens: Literal["template_only"] = "template_only"
     system_prompt: Literal["chat_template_default"] = "chat_template_default"
     developer_role: Literal["system"] = "system"
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest sequence."""
+        return self.max_prompt_tokens + self.max_completion_tokens
 
 
 def _plain(content: str | list[dict[str, Any]] | None) -> str:
@@ -160,9 +166,13 @@ class Formatter:
         rendered = self._render(messages, add_generation_prompt=True)
         return self._rendered_ids(rendered, [message.text() for message in messages])
 
-    def cut_prompt(self, ids: list[int]) -> list[int]:
-        """A whole prompt's tokens, cut by the rule."""
-        return ids[-self.rule.max_prompt_tokens :]
+    def cut_prompt(self, ids: list[int], room: int | None = None) -> list[int]:
+        """A whole prompt's tokens, cut on the left to `room` (None: the rule's) behind the model's start token."""
+        room = self.rule.max_prompt_tokens if room is None else room
+        if len(ids) <= room:
+            return ids
+        start = self._start if ids[: len(self._start)] == self._start else []
+        return [*start, *ids[len(ids) - room + len(start) :]]
 
     def completion_ids(self, completion: Completion) -> list[int]:
         """Token ids of the reply and the end of its turn, at most `max_completion_tokens`."""
@@ -172,20 +182,46 @@ class Formatter:
         """The same before truncation."""
         return [*self._plain_ids(completion.text()), *self.closing]
 
-    def cut_completion(self, ids: list[int]) -> list[int]:
-        """A whole completion's tokens, cut by the rule and closed again."""
-        longest = self.rule.max_completion_tokens
-        return ids if len(ids) <= longest else [*ids[: longest - len(self.closing)], *self.closing]
+    def cut_completion(self, ids: list[int], room: int | None = None) -> list[int]:
+        """A whole completion's tokens, cut on the right to `room` (None: the rule's) and closed again."""
+        room = self.rule.max_completion_tokens if room is None else room
+        return ids if len(ids) <= room else [*ids[: room - len(self.closing)], *self.closing]
+
+    def cut(self, prompt: list[int], completion: list[int]) -> tuple[list[int], list[int]]:
+        """The tokens of a whole prompt and a whole completion as they are scored: each cut to its own limit."""
+        return self.cut_prompt(prompt), self.cut_completion(completion)
+
+    @property
+    def longest_prompt(self) -> int:
+        """How many tokens `cut` leaves of a prompt at most, whatever the completion."""
+        return self.rule.max_prompt_tokens
+
+    def sequences(
+        self, messages: list[Message], completions: Sequence[Completion]
+    ) -> list[tuple[list[int], list[int]]]:
+        """Token ids of the prompt and of the completion, as they are scored, for each completion."""
+        prompt = self.full_prompt_ids(messages)
+        return [self.cut(prompt, self.full_completion_ids(completion)) for completion in completions]
 
     def templated_ids(self, text: str) -> list[int]:
         """Token ids of a text that somebody rendered with the template already; its control tokens count."""
         return self._rendered_ids(text, [])
 
     def conversation_ids(self, text: str) -> tuple[list[int], int]:
-        """A rendered prompt with its reply, closed where it is not; and how many tokens were cut on the left."""
+        """A rendered prompt with its reply, closed where it is not, cut; and how many tokens were cut off."""
         ids = self.templated_ids(text.rstrip())
-        ids = ids if ids[-1:] == [self.end_of_turn] else [*ids, self.end_of_turn]
-        kept = ids[-(self.rule.max_prompt_tokens + self.rule.max_completion_tokens) :]
+        return self.cut_conversation(ids if ids[-1:] == [self.end_of_turn] else [*ids, self.end_of_turn])
+
+    def cut_conversation(self, ids: list[int]) -> tuple[list[int], int]:
+        """A whole sequence's tokens, cut as its prompt and its reply are, and how many were cut off.
+
+        Where no control token says which part is the reply, the text is cut on the left.
+        """
+        begin = self.completion_start(ids)
+        if self._control_ids.isdisjoint(ids[len(self._start) : begin]):
+            kept = self.cut_prompt(ids, self.rule.max_tokens)
+        else:
+            kept = [token for part in self.cut(ids[:begin], ids[begin:]) for token in part]
         return kept, len(ids) - len(kept)
 
     def completion_start(self, ids: Sequence[int]) -> int:
@@ -203,6 +239,11 @@ class Formatter:
         """Tokens of the generation prompt behind its last control token: "assistant" and a newline, say."""
         ids = self.full_prompt_ids([Message(role="user", content="")])
         return next((n for n, token in enumerate(reversed(ids)) if token in self._control_ids), 0)
+
+    @property
+    def _start(self) -> list[int]:
+        """What a prompt that is cut begins with all the same, if it began so."""
+        return []
 
     @property
     def closing(self) -> list[int]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
-from reward_model.checkpoint import load_checkpoint
+from reward_model.checkpoint import base_folder, load_checkpoint, load_formatter
 from reward_model.errors import CheckpointError, UnknownModel
+from reward_model.formatting import Formatter
 from reward_model.loaded_model import LoadedModel
+from reward_model.manifest import read_manifest
 from reward_model.registry import resolve
-from reward_model.sequence_classifier import load_sequence_classifier
+from reward_model.sequence_classifier import load_classifier_formatter, load_sequence_classifier
+
+T = TypeVar("T")
 
 
 def load_model(
@@ -23,6 +29,25 @@ def load_model(
 
     Raises UnknownModel when there is neither, and what `load_checkpoint` raises.
     """
+    return _load(
+        name,
+        registry,
+        lambda folder: load_checkpoint(folder, dtype, device),
+        lambda: load_sequence_classifier(name, dtype, device),
+    )
+
+
+def load_formatter_of(name: str, registry: Path | None = None) -> Formatter:
+    """How the model that `load_model` would load reads texts, without its weights."""
+    return _load(name, registry, _checkpoint_formatter, lambda: load_classifier_formatter(name))
+
+
+def _checkpoint_formatter(folder: Path) -> Formatter:
+    manifest = read_manifest(folder)
+    return load_formatter(base_folder(manifest.base), manifest.formatting)
+
+
+def _load(name: str, registry: Path | None, checkpoint: Callable[[Path], T], classifier: Callable[[], T]) -> T:
     try:
         folder = resolve(name, registry)
     except UnknownModel as unknown:
@@ -30,7 +55,7 @@ def load_model(
         if "/" not in name:
             raise
         try:
-            return load_sequence_classifier(name, dtype, device)
+            return classifier()
         except CheckpointError as error:
             raise UnknownModel(f"{unknown}; and as a sequence classifier: {error}") from error
-    return load_checkpoint(folder, dtype, device)
+    return checkpoint(folder)

@@ -1,4 +1,10 @@
-"""How text reaches models that have no chat template of ours: their own tokenizer, and pairs for encoders."""
+"""How text reaches models that have no chat template of ours: their own tokenizer, and pairs for encoders.
+
+A model that others trained says how long a sequence may be, not how long a prompt (`joint`). Whatever fits together
+is not cut. Of what does not, the prompt gets two thirds (`max_prompt_tokens`), or more if the reply leaves more, and
+the reply gets the rest: it is never cut while the prompt has more than its two thirds. A checkpoint of ours keeps the
+two limits that it was trained with.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +20,40 @@ if TYPE_CHECKING:
 class OwnTokens(Formatter):
     """Texts that arrive rendered are tokenised as the model's own tokenizer does it."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, rule: FormattingRule) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, rule: FormattingRule, *, joint: bool = False) -> None:
+        """`joint`: prompt and reply share the room of both."""
         super().__init__(tokenizer, rule)
+        self._joint = joint
         self._own = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
         self._own.no_truncation()
         self._own.no_padding()
 
     def conversation_ids(self, text: str) -> tuple[list[int], int]:
-        """The text with the tokenizer's special tokens around it, cut on the left after the first token."""
+        """The text with the tokenizer's special tokens around it, cut; and how many tokens were cut off."""
+        return self.cut_conversation(self._own_ids(text))
+
+    def cut(self, prompt: list[int], completion: list[int]) -> tuple[list[int], list[int]]:
+        """The tokens of a whole prompt and a whole completion as they are scored."""
+        if not self._joint:
+            return super().cut(prompt, completion)
+        total = self.rule.max_tokens
+        kept = self.cut_prompt(prompt, max(self.rule.max_prompt_tokens, total - len(completion)))
+        return kept, self.cut_completion(completion, total - len(kept))
+
+    @property
+    def longest_prompt(self) -> int:
+        """How many tokens `cut` leaves of a prompt at most, whatever the completion."""
+        return self.rule.max_tokens - len(self.closing) if self._joint else super().longest_prompt
+
+    def _own_ids(self, text: str) -> list[int]:
         bos = self.tokenizer.bos_token
         rendered = bool(bos) and text.startswith(str(bos))
-        ids = list(self._own.encode(text, add_special_tokens=not rendered).ids)
-        cut = max(0, len(ids) - self.rule.max_prompt_tokens - self.rule.max_completion_tokens)
-        return ([*ids[:1], *ids[1 + cut :]] if cut else ids), cut
+        return list(self._own.encode(text, add_special_tokens=not rendered).ids)
+
+    @property
+    def _start(self) -> list[int]:
+        start = self.tokenizer.bos_token_id
+        return [] if start is None else [int(start)]
 
 
 class PairFormatter(OwnTokens):
@@ -36,11 +63,6 @@ class PairFormatter(OwnTokens):
         """The conversation, one `role: text` a line, between [CLS] and [SEP]."""
         text = "\n".join(f"{message.role}: {message.text()}" for message in messages)
         return [*self._start, *self._plain_ids(text), self.end_of_turn]
-
-    def cut_prompt(self, ids: list[int]) -> list[int]:
-        """Cut on the left after [CLS]."""
-        room = self.rule.max_prompt_tokens - len(self._start)
-        return ids if len(ids) <= self.rule.max_prompt_tokens else [*self._start, *ids[-room:]]
 
     @property
     def end_of_turn(self) -> int:

@@ -26,24 +26,36 @@ def load_sequence_classifier(name: str, dtype: torch.dtype, device: str | torch.
 
     Raises CheckpointError when it cannot be loaded, has no trained head, or another number of labels than one.
     """
-    from transformers import AutoConfig, AutoTokenizer
-
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config, tokenizer = _read(name)
         if config.num_labels != 1:
             raise CheckpointError(
                 f"{name} has {config.num_labels} labels, and a reward model has one: name a model that was trained "
                 "with num_labels=1"
             )
-        tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         model = _load_weights(name, dtype)
     except (OSError, ValueError, ImportError) as error:
         raise CheckpointError(f"{name} cannot be loaded as a reward model: {error}") from error
-    if not getattr(tokenizer, "is_fast", False):
-        raise CheckpointError(f"{name} has no tokenizer.json; save its tokenizer in the fast format first")
-    formatter = _formatter(tokenizer, config)
+    formatter = _formatter(name, tokenizer, config)
     module = PaddedClassifier(model, tokenizer).to(device).eval()
     return LoadedModel(_identity(name, config), formatter, module, None, None, torch.device(device))
+
+
+def load_classifier_formatter(name: str) -> Formatter:
+    """How the classifier `name` reads texts, without its weights; CheckpointError when it cannot be loaded."""
+    try:
+        config, tokenizer = _read(name)
+    except (OSError, ValueError, ImportError) as error:
+        raise CheckpointError(f"{name} cannot be loaded as a reward model: {error}") from error
+    return _formatter(name, tokenizer, config)
+
+
+def _read(name: str) -> tuple[Any, Any]:
+    """Configuration and tokenizer."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    return config, AutoTokenizer.from_pretrained(name, trust_remote_code=False)
 
 
 def _load_weights(name: str, dtype: torch.dtype) -> Any:
@@ -120,7 +132,7 @@ class ChatFormatter(OwnTokens):
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, rule: FormattingRule, padding: int | None = None) -> None:
         """`padding`: a token of which transformers reads none at the end, though a template may end a reply with it."""
-        super().__init__(tokenizer, rule)
+        super().__init__(tokenizer, rule, joint=True)
         self._padding = padding
         turns = [Message(role="user", content=""), Message(role="assistant", content="")]
         self._closing = self._unpadded(self._rendered_ids(self._render(turns).rpartition("\ue0001\ue001")[2], []))
@@ -131,16 +143,15 @@ class ChatFormatter(OwnTokens):
         rendered = self._render([*messages, Message(role="assistant", content="")])
         return self._rendered_ids(rendered.rpartition(f"\ue000{len(messages)}\ue001")[0], texts)
 
-    def conversation_ids(self, text: str) -> tuple[list[int], int]:
-        """As the model's own tokenizer has it, but for padding at the end."""
-        ids, cut = super().conversation_ids(text)
-        return self._unpadded(ids), cut
-
     @property
     def closing(self) -> list[int]:
         """What the template writes after a reply, but for padding at the end: whatever path scores a text reads the
         same token of it."""
         return self._closing
+
+    def _own_ids(self, text: str) -> list[int]:
+        """As the model's own tokenizer has it, but for padding at the end."""
+        return self._unpadded(super()._own_ids(text))
 
     def _unpadded(self, ids: list[int]) -> list[int]:
         end = len(ids)
@@ -149,11 +160,13 @@ class ChatFormatter(OwnTokens):
         return ids[:end]
 
 
-def _formatter(tokenizer: PreTrainedTokenizerFast, config: Any) -> Formatter:
+def _formatter(name: str, tokenizer: Any, config: Any) -> Formatter:
+    if not getattr(tokenizer, "is_fast", False):
+        raise CheckpointError(f"{name} has no tokenizer.json; save its tokenizer in the fast format first")
     positions = getattr(config.get_text_config(), "max_position_embeddings", None) or _LONGEST
     # RoBERTa counts positions from its padding index, so two of them are not to be had.
     longest = min(int(tokenizer.model_max_length), positions - 2, _LONGEST)
     rule = FormattingRule(max_prompt_tokens=longest - longest // 3, max_completion_tokens=longest // 3)
     if not tokenizer.chat_template:
-        return PairFormatter(tokenizer, rule)
+        return PairFormatter(tokenizer, rule, joint=True)
     return ChatFormatter(tokenizer, rule, config.get_text_config().pad_token_id)

@@ -101,12 +101,14 @@ class Engine:
         with self.batcher.permit(len(completions)):
             prompt_ids, cut = await self._prompt_ids(prompt)
             full = await asyncio.to_thread(self._tokenise_completions, completions)
-            kept = [self.model.formatter.cut_completion(ids) for ids in full]
-            items = [self._item(prompt_ids, ids, locale, partial=partial) for ids in kept]
+            kept = [self.model.formatter.cut(prompt_ids, ids) for ids in full]
+            items = [self._item(*ids, locale, partial=partial) for ids in kept]
             scores = await self._score_each(items, deadline)
-        spent = sum(map(len, kept))
-        cut += sum(map(len, full)) - spent
-        result = self._result(scores, len(prompt_ids), spent, cut)
+        spent = sum(len(completion) for _, completion in kept)
+        # Where a longer completion leaves the prompt less room, the prompt counts as cut.
+        shared = min((len(ids) for ids, _ in kept), default=len(prompt_ids))
+        cut += len(prompt_ids) - shared + sum(map(len, full)) - spent
+        result = self._result(scores, shared, spent, cut)
         if partial:
             # A calibrator is fitted on whole replies: of a part of one it knows nothing.
             return result
@@ -156,7 +158,7 @@ class Engine:
         return [tasks[item].result() for item in items]
 
     async def _prompt_ids(self, prompt: list[Message]) -> tuple[list[int], int]:
-        """Token ids as scored, and how many were cut off."""
+        """Token ids as far as any completion leaves room for them, and how many were cut off."""
         read = repr([(message.role, message.text()) for message in prompt])
         key = hashlib.sha256(read.encode()).digest()
         if key not in self._prompts:
@@ -169,7 +171,7 @@ class Engine:
 
     def _tokenise_prompt(self, prompt: list[Message]) -> tuple[list[int], int]:
         full = self.model.formatter.full_prompt_ids(prompt)
-        kept = self.model.formatter.cut_prompt(full)
+        kept = self.model.formatter.cut_prompt(full, self.model.formatter.longest_prompt)
         return kept, len(full) - len(kept)
 
     def _tokenise_completions(self, completions: list[Completion]) -> list[list[int]]:
@@ -178,11 +180,10 @@ class Engine:
     def _text_ids(self, text: str | list[int]) -> tuple[list[int], int]:
         if isinstance(text, str):
             return self.model.formatter.conversation_ids(text)
-        rule, known = self.model.formatter.rule, len(self.model.formatter.tokenizer)
-        longest = rule.max_prompt_tokens + rule.max_completion_tokens
+        known = len(self.model.formatter.tokenizer)
         if not text or not all(0 <= token < known for token in text):
             raise BadInput(f"token ids must be from 0 to {known - 1}, at least one a text", "input")
-        return text[-longest:], max(0, len(text) - longest)
+        return self.model.formatter.cut_conversation(text)
 
     def _forward(self, items: Sequence[Item]) -> list[Score]:
         """In the batcher's thread."""

@@ -73,8 +73,8 @@ def _request(path: str, number: int, raw: dict[str, Any]) -> ScoreRequest:
 def _sequences(path: str, line: Line, loaded: LoadedModel) -> list[list[int]]:
     number, _, request = line
     try:
-        prompt = loaded.formatter.prompt_ids(request.prompt)
-        return [[*prompt, *loaded.formatter.completion_ids(candidate)] for candidate in request.candidates()]
+        pairs = loaded.formatter.sequences(request.prompt, request.candidates())
+        return [[*prompt, *completion] for prompt, completion in pairs]
     except BadInput as error:
         raise BadInput(f"{path}, line {number}: {error}", error.param) from error
 

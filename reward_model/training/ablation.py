@@ -20,12 +20,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from reward_model.errors import BadInput
 from reward_model.loaded_model import LoadedModel
-from reward_model.training.build import Trainee, build
+from reward_model.training.build import Trainee, build, formatter_of
 from reward_model.training.data import as_completion
 from reward_model.training.metrics import pair_figures
 from reward_model.training.mixture import Sources, cap, choose, read_sources
 from reward_model.training.recipe import Recipe, first_fault, resolved
 from reward_model.training.trainer import fit, rows_of, score_rows
+from reward_model.training.truncation import distinct_sources
 
 # A request of the kind that is served: a prompt with a policy, and eight candidates.
 PROMPT_TOKENS, COMPLETION_TOKENS, CANDIDATES = 250, 110, 8
@@ -83,9 +84,9 @@ def ablate(path: Path, data: Path, results: Path) -> Iterator[dict[str, Any]]:
     )
     # Every variant is measured on the same pairs, also where it does not learn from them.
     everything = Recipe.model_validate(ablation.recipe)
-    validation = _validation(
-        read_sources(resolved(everything, path.parent), data, None), ablation, everything.optim.seed
-    )
+    sources = read_sources(resolved(everything, path.parent), data, None)
+    distinct = distinct_sources(sources, formatter_of(everything)).sources
+    validation = _validation(distinct, ablation, everything.optim.seed)
     for name, recipe in recipes.items():
         if name not in done:
             with tempfile.TemporaryDirectory(prefix="winnow-ablation-") as scratch:
@@ -100,7 +101,7 @@ def _validation(sources: Sources, ablation: Ablation, seed: int) -> dict[str, An
 
 
 def _run(recipe: Recipe, data: Path, validation: dict[str, Any], scratch: Path) -> dict[str, Any]:
-    chosen = choose(recipe, read_sources(recipe, data, None))
+    chosen = choose(recipe, distinct_sources(read_sources(recipe, data, None), formatter_of(recipe)).sources)
     training = [pair for pairs in chosen.values() for pair in pairs]
     held_back = [pair for pairs in validation.values() for pair in pairs]
     trainee = build(recipe)

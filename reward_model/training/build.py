@@ -32,8 +32,7 @@ def build(recipe: Recipe) -> Trainee:
     Raises BadInput when the base has fewer layers than the recipe keeps, or too few positions.
     """
     set_seed(recipe.optim.seed)
-    wanted = recipe.model
-    base = base_model.prepare() if wanted.base == "bundled" else Path(wanted.base)
+    wanted, base = recipe.model, base_of(recipe)
     frozen_in_bf16 = recipe.optim.bf16 and wanted.tuning == "lora"
     try:
         backbone = load_backbone(base, wanted.layers, torch.bfloat16 if frozen_in_bf16 else torch.float32)
@@ -48,6 +47,20 @@ def build(recipe: Recipe) -> Trainee:
             load_tuned_backbone(wanted.start_from, model)
         load_head(wanted.start_from, model)
     return Trainee(model, load_formatter(base, recipe.formatting), base)
+
+
+def base_of(recipe: Recipe) -> Path:
+    """Folder of the recipe's base model."""
+    return base_model.prepare() if recipe.model.base == "bundled" else Path(recipe.model.base)
+
+
+def formatter_of(recipe: Recipe) -> Formatter:
+    """How the recipe's model will read texts; BadInput when its base cannot be used."""
+    base = base_of(recipe)
+    try:
+        return load_formatter(base, recipe.formatting)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"the base {base} cannot be used: {error}") from error
 
 
 def _under_adapter(backbone: Any, recipe: ModelRecipe) -> Any:

@@ -27,7 +27,8 @@ def train(
 ) -> None:
     """Train a reward model: one recipe, one run, one checkpoint.
 
-    A run that was killed goes on where it stopped when the same command is given again. On several processes:
+    Pairs whose replies are the same tokens after truncation are left out and counted. A run that was killed goes on
+    where it stopped when the same command is given again. On several processes:
     torchrun --nproc_per_node 2 -m service train RECIPE ...
     """
     from reward_model.training.recipe import load_recipe
@@ -40,7 +41,8 @@ def train(
 
         manifest = run.train(loaded, data, out, labels)
     if manifest is not None:
-        print(json.dumps({"orm": manifest.id, "path": str(out)}))
+        equal = sum(manifest.data["equal_after_truncation"].values())
+        print(json.dumps({"orm": manifest.id, "path": str(out), "equal_after_truncation": equal}))
 
 
 @ablate_app.command()

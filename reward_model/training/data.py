@@ -148,6 +148,11 @@ def as_completion(value: str | Completion) -> Completion:
     return Completion(content=value) if isinstance(value, str) else value
 
 
+def completions_of(pair: Pair) -> list[Completion]:
+    """The pair's replies, the better one first."""
+    return [as_completion(pair.chosen), as_completion(pair.rejected)]
+
+
 def read_rows(path: str | Path, schema: type[Row]) -> Iterator[Row]:
     """Rows of a JSONL file; BadInput names file, line and field of the first that does not fit."""
     for number, raw in read_jsonl(str(path)):

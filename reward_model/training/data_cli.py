@@ -57,11 +57,19 @@ def check(
     similarity: Annotated[
         float, typer.Option(min=0.5, max=1, help="Share of equal runs of 5 characters that makes near-duplicates.")
     ] = 0.8,
+    model: Annotated[
+        str, typer.Option(help="Count the pairs whose replies this model's truncation makes equal: as in `evaluate`.")
+    ] = "winnow-orm",
+    registry: Annotated[
+        Path | None,
+        typer.Option(envvar="WINNOW_REGISTRY", help="Folder of checkpoints beside the bundled one."),
+    ] = None,
 ) -> None:
-    """Check pairs: schema, duplicates, leakage, position and length bias, annotators, buckets.
+    """Check pairs: schema, duplicates, truncation, leakage, position and length bias, annotators, buckets.
 
     Exits with 2 when a line is no pair, with 1 for warnings under --strict, else with 0.
     """
+    from reward_model.loading import load_formatter_of
     from reward_model.training.curation import check as checking
     from reward_model.training.curation.check_report import check_report
     from reward_model.training.curation.reading import read_file
@@ -69,7 +77,7 @@ def check(
     with clear_errors():
         files = [read_file(path) for path in pairs]
         limits = checking.DataLimits(min_agreement, min_bucket, max_longer_wins, similarity=similarity)
-        result = checking.check(files, limits, one_set)
+        result = checking.check(files, limits, one_set, load_formatter_of(model, registry))
         if html is not None:
             check_report(result).write(html)
     text = json.dumps(result, ensure_ascii=False)

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from reward_model.errors import BadInput, CheckpointError
 from reward_model.loaded_model import LoadedModel
 from reward_model.model import RewardModel
-from reward_model.training.data import LabelledReply, Pair, as_completion
+from reward_model.training.data import LabelledReply, Pair, as_completion, completions_of
 from reward_model.training.metrics import figures_by, length_controlled, pair_figures, rank_correlation
 from reward_model.training.trainer import rows_of, score_rows
+from reward_model.training.truncation import distinct_pairs
 
 # Tokens of one packed row or one padded batch: bounds memory at about 1 GB.
 _TOKENS = 4096
@@ -23,15 +24,19 @@ _TOKENS = 4096
 def evaluate(model: LoadedModel, pairs: Sequence[Pair]) -> dict[str, Any]:
     """The object that `winnow evaluate` prints.
 
+    Pairs whose replies truncation makes equal are counted in `equal_after_truncation` and in nothing else.
     `spearman` is the rank correlation of the score difference with the annotators' margin, over the pairs
     that carry one. `calibration` repeats what the checkpoint's calibrator measured on labelled replies: pairs
     alone say nothing of probabilities.
     """
-    return report_on(model, pairs, score_pairs(model, pairs))
+    distinct = distinct_pairs(pairs, model.formatter)
+    return report_on(model, distinct, score_pairs(model, distinct), len(pairs) - len(distinct))
 
 
-def report_on(model: LoadedModel, pairs: Sequence[Pair], scores: NDArray[np.float32]) -> dict[str, Any]:
-    """The same from scores that are there already; CheckpointError where one of them is no number."""
+def report_on(
+    model: LoadedModel, pairs: Sequence[Pair], scores: NDArray[np.float32], equal_after_truncation: int = 0
+) -> dict[str, Any]:
+    """The same from scores of the distinct pairs; CheckpointError where one of them is no number."""
     broken = [pair.id for pair, row in zip(pairs, scores, strict=True) if not np.isfinite(row).all()]
     if broken:
         raise CheckpointError(
@@ -40,6 +45,7 @@ def report_on(model: LoadedModel, pairs: Sequence[Pair], scores: NDArray[np.floa
     calibration = model.calibration
     return {
         "orm": model.id,
+        "equal_after_truncation": equal_after_truncation,
         **pair_figures(pairs, scores),
         "by_risk": figures_by(pairs, scores, lambda pair: pair.risk),
         "by_origin": figures_by(pairs, scores, _origins),
@@ -68,9 +74,9 @@ def score_pairs(model: LoadedModel, pairs: Sequence[Pair]) -> NDArray[np.float32
         return scores if clip is None else scores.clip(*clip)
     form = model.formatter
     replies = [
-        (pair.locale, (*form.prompt_ids(pair.prompt), *form.completion_ids(as_completion(reply))))
+        (pair.locale, (*prompt, *completion))
         for pair in pairs
-        for reply in (pair.chosen, pair.rejected)
+        for prompt, completion in form.sequences(pair.prompt, completions_of(pair))
     ]
     places = {reply: place for place, reply in enumerate(dict.fromkeys(replies))}
     distinct = score_sequences(model, [ids for _, ids in places], [locale for locale, _ in places])
@@ -108,10 +114,10 @@ def rate_correlation(model: LoadedModel, replies: Sequence[LabelledReply]) -> di
     rated = [reply for reply in replies if reply.rating is not None]
     if not rated:
         raise BadInput("none of the labelled replies has a rating")
-    formatter = model.formatter
     sequences = [
-        formatter.prompt_ids(reply.prompt) + formatter.completion_ids(as_completion(reply.completion))
+        [*prompt, *completion]
         for reply in rated
+        for prompt, completion in model.formatter.sequences(reply.prompt, [as_completion(reply.completion)])
     ]
     scores = score_sequences(model, sequences, [reply.locale for reply in rated]).astype(np.float64)
     ratings = np.array([reply.rating for reply in rated], dtype=np.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -37,7 +38,10 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Draws the judge's pairs.")] = 7,
     html: Annotated[Path | None, typer.Option(help="Write a report with plots there.")] = None,
 ) -> None:
-    """Measure a reward model on pairs: accuracy with its interval, beside the longer reply's."""
+    """Measure a reward model on pairs: accuracy with its interval, beside the longer reply's.
+
+    Pairs whose replies are the same tokens after truncation are left out and counted.
+    """
     from reward_model.training.data import LabelledReply, Pair, read_rows
 
     with clear_errors():
@@ -47,10 +51,14 @@ def evaluate(
             raise BadInput(f"{pairs} has no pairs{f' of the split {split}' if split else ''}")
         from reward_model.loading import load_model
         from reward_model.training import evaluate as evaluation
+        from reward_model.training.truncation import describe, distinct_pairs
 
         loaded = load_model(model, registry)
+        total, rows = len(rows), distinct_pairs(rows, loaded.formatter)
+        if equal := total - len(rows):
+            print(f"warning: {describe(equal, total)}", file=sys.stderr)
         scores = evaluation.score_pairs(loaded, rows)
-        report = evaluation.report_on(loaded, rows, scores)
+        report = evaluation.report_on(loaded, rows, scores, equal)
         if ratings is not None:
             report["ratings"] = evaluation.rate_correlation(loaded, list(read_rows(ratings, LabelledReply)))
         if judge is not None:

@@ -17,6 +17,8 @@ def evaluation_report(
 ) -> Report:
     """Accuracy with its intervals and baselines, by bucket, risk, origin and failure mode; gaps; length."""
     report = Report(f"{title} by {result['orm']}")
+    if equal := result["equal_after_truncation"]:
+        report.warning(f"{equal} pairs are in no figure: after truncation both of their replies are the same tokens.")
     if not result["pairs"]:
         report.warning(f"All {result['ties']} pairs are ties: there is no accuracy to report.")
         return report

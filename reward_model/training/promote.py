@@ -6,6 +6,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from reward_model.checkpoint import load_checkpoint
 from reward_model.errors import BadInput, RewardModelError
 from reward_model.loaded_model import LoadedModel
@@ -15,6 +18,7 @@ from reward_model.training import gate
 from reward_model.training.data import Pair
 from reward_model.training.evaluate import score_pairs
 from reward_model.training.metrics import pair_figures
+from reward_model.training.truncation import describe, is_equal
 
 
 def promote(
@@ -80,20 +84,46 @@ def _report(
     device: str,
 ) -> dict[str, Any]:
     """The gate's report with both names; of a first promotion, the challenger's figures and a note."""
-    new = score_pairs(_load(challenger, registry, device), pairs)
+    new, new_equal = _scored(challenger, registry, pairs, device)
     names = {"challenger": challenger, "champion": champion}
     if champion is None:
         note = "the alias pointed nowhere, so there was nothing to compare with"
-        return {**names, "passed": True, "note": note, "figures": pair_figures(pairs, new)}
+        return {**names, "passed": True, "note": note, **_figures(pairs, new, new_equal)}
     try:
-        old = score_pairs(_load(champion, registry, device), pairs)
+        old, old_equal = _scored(champion, registry, pairs, device)
     except RewardModelError as error:
         if force is None:
             raise
         note = f"the champion cannot be scored: {error}"
-        return {**names, "passed": False, "note": note, "figures": pair_figures(pairs, new)}
+        return {**names, "passed": False, "note": note, **_figures(pairs, new, new_equal)}
     high_risk, margin, seed = how
-    return {**names, **gate.compare(pairs, new, old, high_risk, margin, seed=seed)}
+    # A pair that only one of the two can tell apart is a difference between them, and counts.
+    equal = new_equal & old_equal
+    kept = _distinct(pairs, equal)
+    report = gate.compare(kept, new[~equal], old[~equal], high_risk, margin, seed=seed)
+    return {**names, "equal_after_truncation": int(equal.sum()), **report}
+
+
+def _scored(
+    identity: str, registry: Path, pairs: Sequence[Pair], device: str
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """A checkpoint's scores [pairs, 2], and which pairs its truncation makes equal."""
+    model = _load(identity, registry, device)
+    equal = np.array([is_equal(pair, model.formatter) for pair in pairs], dtype=bool)
+    return score_pairs(model, pairs), equal
+
+
+def _figures(pairs: Sequence[Pair], scores: NDArray[np.float32], equal: NDArray[np.bool_]) -> dict[str, Any]:
+    figures = pair_figures(_distinct(pairs, equal), scores[~equal])
+    return {"equal_after_truncation": int(equal.sum()), "figures": figures}
+
+
+def _distinct(pairs: Sequence[Pair], equal: NDArray[np.bool_]) -> list[Pair]:
+    """The pairs that are not equal; BadInput when none of them has a winner."""
+    kept = [pair for pair, same in zip(pairs, equal, strict=True) if not same]
+    if not any(pair.outcome == "win" for pair in kept):
+        raise BadInput(f"there is nothing to compare on: {describe(int(equal.sum()), len(pairs))}")
+    return kept
 
 
 def _load(identity: str, registry: Path, device: str) -> LoadedModel:

@@ -30,6 +30,7 @@ from reward_model.training.attacks import (
 )
 from reward_model.training.data import Origins, Pair, Ratings, as_completion, digest
 from reward_model.training.evaluate import score_pairs
+from reward_model.training.truncation import distinct_pairs
 
 LIMIT = 0.25
 # A near duplicate differs from the winner in a number or two: to tell them apart is to know the policy, which
@@ -60,9 +61,10 @@ def redteam(
 ) -> dict[str, Any]:
     """Attack at most `most` of the pairs that have a winner; rates by attack, and whether the checkpoint passes.
 
-    Raises BadInput when there is no such pair. `untried` are attacks that none of the pairs allows.
+    Raises BadInput when there is no such pair. Pairs whose replies truncation makes equal are not attacked. `untried`
+    are attacks that none of the pairs allows.
     """
-    chosen = _sample(pairs, seed, most)
+    chosen = _sample(distinct_pairs(pairs, model.formatter), seed, most)
     attacked = {name: attack(chosen, name, seed, turns_of(model.formatter)) for name in NAMES}
     tried = {name: members for name, members in attacked.items() if members}
     honest, *scores = _score_all(model, [dict(enumerate(chosen)), *tried.values()])
@@ -148,7 +150,7 @@ def _under_attack(pair: Pair, name: str, random: Random, turns: Turns, phrases: 
 def _sample(pairs: Sequence[Pair], seed: int, most: int) -> list[Pair]:
     decided = sorted((pair for pair in pairs if pair.outcome == "win"), key=lambda pair: pair.id)
     if not decided:
-        raise BadInput("the red team needs pairs that have a winner")
+        raise BadInput("the red team needs pairs that have a winner, with replies that differ after truncation")
     return Random(seed).sample(decided, min(most, len(decided)))
 
 

@@ -21,7 +21,7 @@ from reward_model.errors import BadInput
 from reward_model.loaded_model import LoadedModel
 from reward_model.manifest import MANIFEST, Base, Ensemble, Manifest, ScoreHistogram, read_manifest, verify_files
 from reward_model.model import layers_of
-from reward_model.training.build import Trainee, build
+from reward_model.training.build import Trainee, build, formatter_of
 from reward_model.training.card import model_card
 from reward_model.training.data import Pair, digest
 from reward_model.training.evaluate import score_pairs
@@ -30,6 +30,7 @@ from reward_model.training.mixture import Sources, cap, choose, read_sources, sh
 from reward_model.training.recipe import EnsembleRecipe, ModelRecipe, Recipe
 from reward_model.training.trainer import fit, rows_of, score_rows
 from reward_model.training.training_report import training_report
+from reward_model.training.truncation import Distinct, describe, distinct_sources
 
 # Validation on the way is a glance; the held-out figures at the end use everything.
 VALIDATION_PAIRS = 400
@@ -39,27 +40,27 @@ def train(recipe: Recipe, data: Path, out: Path, labels: Path | None) -> Manifes
     """Run `recipe` on `data/preferences/*.jsonl.gz` and the train split of `labels`; write `out`.
 
     A run that was killed goes on from its last saved step when it is started again. Under `torchrun` or `accelerate
-    launch` every process takes its share of the rows and the first one writes; the others get None. Raises BadInput
-    when a file that the recipe names is missing or wrong, before anything is trained.
+    launch` every process takes its share of the rows and the first one writes; the others get None. Pairs whose
+    replies truncation makes equal are left out of every split and counted in the manifest. Raises BadInput when a file
+    that the recipe names is missing or wrong, or leaves nothing to train on, before anything is trained.
     """
     parent = read_parent(recipe)
-    sources = read_sources(recipe, data, labels)
+    distinct = distinct_sources(read_sources(recipe, data, labels), formatter_of(recipe))
     if recipe.ensemble is None:
-        return _train_one(recipe, sources, out, parent)
-    return _train_ensemble(recipe, recipe.ensemble, sources, out, parent)
+        return _train_one(recipe, distinct, out, parent)
+    return _train_ensemble(recipe, recipe.ensemble, distinct, out, parent)
 
 
 def _train_one(
-    recipe: Recipe, sources: Sources, out: Path, parent: dict[str, Any] | None, part: tuple[int, int] = (0, 1)
+    recipe: Recipe, distinct: Distinct, out: Path, parent: dict[str, Any] | None, part: tuple[int, int] = (0, 1)
 ) -> Manifest | None:
+    sources = distinct.sources
     chosen = {name: shard(pairs, *part) for name, pairs in choose(recipe, sources).items()}
     training = [pair for pairs in chosen.values() for pair in pairs]
     held_back = [pair for splits in sources.values() for pair in splits["validation"]]
     validation = cap(held_back, VALIDATION_PAIRS, recipe.optim.seed)
     if not training or not validation:
-        raise BadInput(
-            f"{len(training)} pairs to train on and {len(validation)} to validate on: the sources are too small"
-        )
+        raise BadInput(_too_few(training, validation, distinct))
     trainee = build(recipe)
     scratch = _scratch(recipe, out)
     log = fit(trainee, recipe.loss, recipe.optim, training, validation, scratch)
@@ -69,13 +70,22 @@ def _train_one(
     metrics["log"] = [entry for entry in log if "eval_accuracy" in entry or "train_runtime" in entry]
     manifest = _manifest(recipe, trainee, sources, chosen, metrics, scores)
     manifest.parent = parent
+    manifest.data["equal_after_truncation"] = distinct.equal
     saved = save_checkpoint(out, trainee.model.backbone, trainee.model.head, manifest, _texts(manifest, log))
     shutil.rmtree(scratch)
     return saved
 
 
+def _too_few(training: Sequence[Pair], validation: Sequence[Pair], distinct: Distinct) -> str:
+    found = f"{len(training)} pairs to train on and {len(validation)} to validate on"
+    if not (equal := sum(distinct.equal.values())):
+        return f"{found}: the sources are too small"
+    kept = sum(len(pairs) for splits in distinct.sources.values() for pairs in splits.values())
+    return f"{found}: {describe(equal, kept + equal)}"
+
+
 def _train_ensemble(
-    recipe: Recipe, wanted: EnsembleRecipe, sources: Sources, out: Path, parent: dict[str, Any] | None
+    recipe: Recipe, wanted: EnsembleRecipe, distinct: Distinct, out: Path, parent: dict[str, Any] | None
 ) -> Manifest | None:
     """Each member on its own shard and seed, then one checkpoint that holds them all."""
     folders = []
@@ -86,11 +96,11 @@ def _train_ensemble(
         folder = out.parent / f".{out.name}.member-{number}"
         # A run that was killed after a member was finished does not train it again.
         if not folder.exists():
-            _train_one(member, sources, folder, parent, (number, wanted.members))
+            _train_one(member, distinct, folder, parent, (number, wanted.members))
         folders.append(folder)
     if not PartialState().is_main_process:
         return None
-    saved = combine(recipe, folders, sources, out)
+    saved = combine(recipe, folders, distinct.sources, out)
     for folder in folders:
         shutil.rmtree(folder)
     return saved

@@ -16,6 +16,9 @@ def training_report(manifest: Manifest, log: list[dict[str, Any]]) -> Report:
         f"{manifest.created} from revision {manifest.git_revision[:12]}. "
         "The recipe and the data's digests are in manifest.json."
     )
+    if equal := {name: count for name, count in manifest.data.get("equal_after_truncation", {}).items() if count}:
+        counts = ", ".join(f"{name} {count}" for name, count in equal.items())
+        report.warning(f"Pairs left out, because after truncation both replies are the same tokens: {counts}.")
     if any("loss" in entry for entry in log):
         _curves(report, log)
     held_out = manifest.metrics["held_out"]

@@ -69,6 +69,16 @@ def test_prompts_lose_their_beginning_and_completions_their_end(formatter: Forma
     assert ids[5] == short.end_of_turn
 
 
+def test_a_rendered_conversation_is_cut_as_its_parts_are(formatter: Formatter) -> None:
+    turns = parse_messages([{"role": "user", "content": "My card was charged. " * 60}])
+    for content in ("Please. ", "refund " * 100):
+        reply = Completion(content=content)
+        whole = [*formatter.full_prompt_ids(turns), *formatter.full_completion_ids(reply)]
+        kept = [*formatter.prompt_ids(turns), *formatter.completion_ids(reply)]
+        assert formatter.cut_conversation(whole) == (kept, len(whole) - len(kept))
+        assert len(kept) == 128 + min(64, len(formatter.full_completion_ids(reply)))
+
+
 def test_an_empty_reply_is_one_end_of_turn(formatter: Formatter) -> None:
     assert formatter.completion_ids(Completion(content="")) == [formatter.end_of_turn]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from reward_model.errors import UnknownModel
-from reward_model.loading import load_model
+from reward_model.loading import load_formatter_of, load_model
 
 
 def test_a_checkpoint_is_found_by_name_and_by_folder(checkpoint: Path) -> None:
@@ -15,6 +15,11 @@ def test_a_checkpoint_is_found_by_name_and_by_folder(checkpoint: Path) -> None:
     by_folder = load_model(str(checkpoint), dtype=torch.float32)
     assert by_name.id == by_folder.id == "tiny@1"
     assert by_name.score([[5, 9, 2]]).tolist() == by_folder.score([[5, 9, 2]]).tolist()
+
+
+def test_a_formatter_is_that_of_the_model(checkpoint: Path) -> None:
+    found, model = load_formatter_of("tiny@1", checkpoint.parents[1]), load_model(str(checkpoint))
+    assert (type(found), found.rule) == (type(model.formatter), model.formatter.rule)
 
 
 def test_a_sequence_classifier_is_loaded_from_its_folder(base: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from reward_model.loaded_model import LoadedModel
 from reward_model.sequence_classifier import load_sequence_classifier
 from reward_model.serving.engine import Engine
 from reward_model.serving.metrics import ScorerMetrics
+from reward_model.serving.offline import local_scores
 from reward_model.serving.settings import ScorerSettings
+from reward_model.training.data import Pair
+from reward_model.training.evaluate import score_pairs
 
 PROMPT = [{"role": "user", "content": "My card was charged twice, please refund my bill."}]
 REPLIES = ["Please.", "The card was charged; a refund is on its way to your card.", "bill " * 30, "ok"]
@@ -151,14 +155,89 @@ async def test_a_reply_closed_by_the_padding_token_has_one_score_on_every_path(b
 def test_what_is_too_long_is_cut_and_keeps_its_ends(base: Path, tmp_path: Path) -> None:
     save(tmp_path, base, "bert")
     formatter = load_sequence_classifier(str(tmp_path), torch.float32).formatter
-    prompt = formatter.prompt_ids(parse_messages([{"role": "user", "content": "bill " * 900}]))
-    reply = formatter.completion_ids(Completion(content="bill " * 900))
-    # 510 positions: a third of them for the reply.
+    long = "bill " * 900
+    ((prompt, reply),) = formatter.sequences(
+        parse_messages([{"role": "user", "content": long}]), [Completion(content=long)]
+    )
+    # 510 positions: where neither fits, a third of them for the reply.
     assert (len(prompt), len(reply)) == (340, 170)
     assert (prompt[0], prompt[-1], reply[-1]) == (1, 2, 2)
     ids, cut = formatter.conversation_ids("bill " * 900)
     assert (len(ids), ids[0], ids[-1]) == (510, 1, 2)
     assert cut > 300
+
+
+LONG = "The card was charged; a refund is on its way. " * 60
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+async def test_what_is_too_long_has_one_score_on_every_path(base: Path, tmp_path: Path, kind: str) -> None:
+    """A short prompt leaves the reply all the room: 510 tokens in all, the last of them what closes a reply."""
+    model, tokenizer = save(tmp_path / "model", base, kind)
+    replies = [LONG + "Yes.", "No. " + LONG, "Short."]
+    if kind == "bert":
+        ids = [tokenizer("user: " + PROMPT[0]["content"], reply)["input_ids"] for reply in replies]
+        closing = [2]
+        rendered = [f"user: {PROMPT[0]['content']}<|im_end|>{reply}" for reply in replies]
+    else:
+        conversations = [[*PROMPT, {"role": "assistant", "content": reply}] for reply in replies]
+        rendered = [tokenizer.apply_chat_template(turns, tokenize=False) for turns in conversations]
+        ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in rendered]
+        closing = ids[0][-2:]
+    assert min(len(row) for row in ids[:2]) > 600
+    kept = [row if len(row) <= 510 else [*row[: 510 - len(closing)], *closing] for row in ids]
+    segments = [{"token_type_ids": torch.tensor([_segments(row)])} if kind == "bert" else {} for row in kept]
+    expected = [logit(model, input_ids=torch.tensor([row]), **more) for row, more in zip(kept, segments, strict=True)]
+    assert max(expected) - min(expected) > 1e-3
+    loaded = load_sequence_classifier(str(tmp_path / "model"), torch.float32)
+    engine = Engine(loaded, ScorerSettings(), ScorerMetrics(CollectorRegistry()))
+    engine.batcher.start()
+    prompt = parse_messages(PROMPT)
+    await engine.prefill(prompt)
+    result = await engine.score(prompt, [Completion(content=reply) for reply in replies])
+    by_path = {"score": result.scores, "classify": (await engine.score_texts(rendered)).scores}
+    by_path["token ids"] = (await engine.score_texts(ids)).scores
+    await engine.batcher.stop()
+    file = tmp_path / "in.jsonl"
+    file.write_text(json.dumps({"prompt": PROMPT, "completions": replies}))
+    (line,) = local_scores(str(file), loaded)
+    pairs = [
+        Pair.model_validate({"id": reply, "group": "g", "prompt": PROMPT, "chosen": reply, "rejected": reply})
+        for reply in replies
+    ]
+    by_path |= {"file": line["scores"], "evaluate": score_pairs(loaded, pairs)[:, 0].tolist()}
+    for path, scores in by_path.items():
+        assert scores == pytest.approx(expected, abs=1e-4), path
+    prompt_tokens = len(loaded.formatter.full_prompt_ids(prompt))
+    assert (result.prompt_tokens, result.truncated_tokens) == (prompt_tokens, sum(map(len, ids)) - sum(map(len, kept)))
+
+
+def _segments(row: list[int]) -> list[int]:
+    second = row.index(2) + 1
+    return [0] * second + [1] * (len(row) - second)
+
+
+async def test_a_long_prompt_is_cut_by_what_each_reply_leaves_of_the_room(base: Path, tmp_path: Path) -> None:
+    model, tokenizer = save(tmp_path, base, "bert")
+    loaded = load_sequence_classifier(str(tmp_path), torch.float32)
+    engine = Engine(loaded, ScorerSettings(), ScorerMetrics(CollectorRegistry()))
+    engine.batcher.start()
+    prompt, replies = [{"role": "user", "content": LONG}], ["Short.", LONG]
+    result = await engine.score(parse_messages(prompt), [Completion(content=reply) for reply in replies])
+    await engine.batcher.stop()
+    whole = tokenizer("user: " + LONG)["input_ids"]
+    short, long = (tokenizer(reply, add_special_tokens=False)["input_ids"] for reply in replies)
+    rows = [
+        [1, *whole[-(510 - len(short) - 1 - 1) :], *short, 2],
+        [1, *whole[-339:], *long[:169], 2],
+    ]
+    expected = [
+        logit(model, input_ids=torch.tensor([row]), token_type_ids=torch.tensor([_segments(row)])) for row in rows
+    ]
+    assert [len(row) for row in rows] == [510, 510]
+    assert result.scores == pytest.approx(expected, abs=1e-4)
+    assert result.prompt_tokens == 340, "what both follow"
+    assert result.truncated_tokens == len(whole) - 340 + len(long) - 169
 
 
 def test_a_template_that_refuses_the_turns_says_so(base: Path, tmp_path: Path) -> None:

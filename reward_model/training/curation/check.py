@@ -9,10 +9,11 @@ from itertools import pairwise
 from math import inf, isfinite
 from typing import Any
 
+from reward_model.formatting import Formatter
 from reward_model.training.curation.agreement import agreement_by_bucket, annotator_figures
 from reward_model.training.curation.bias import length_bias, position_bias, reply_lengths
 from reward_model.training.curation.duplicates import texts
-from reward_model.training.curation.overlap import duplicates, leakage, prompt_clusters
+from reward_model.training.curation.overlap import duplicates, equal_after_truncation, leakage, prompt_clusters
 from reward_model.training.curation.reading import PairFile, split_names
 from reward_model.training.curation.warn import warnings_of
 from reward_model.training.data import Pair, digest, split_of
@@ -33,8 +34,15 @@ class DataLimits:
     similarity: float = 0.8
 
 
-def check(files: Sequence[PairFile], limits: DataLimits | None = None, one_set: bool = False) -> dict[str, Any]:
+def check(
+    files: Sequence[PairFile],
+    limits: DataLimits | None = None,
+    one_set: bool = False,
+    formatter: Formatter | None = None,
+) -> dict[str, Any]:
     """Figures and warnings over the pairs of all files, as one JSON-ready object.
+
+    With a model's `formatter`, pairs whose replies its truncation makes equal are found too.
 
     Several files are splits of each other, named as `split_names` says. A single one, or several that are
     `one_set`, is split as training does it: by the split that a pair names, else by its group's hash.
@@ -54,6 +62,7 @@ def check(files: Sequence[PairFile], limits: DataLimits | None = None, one_set: 
         "schema_errors": [asdict(error) for file in files for error in file.errors],
         "mix": mix(pairs),
         "duplicates": duplicates(pairs, normal, alike, places, limits.similarity),
+        "truncation": equal_after_truncation(pairs, places, formatter),
         "leakage": leakage(pairs, normal, alike, splits, places),
         "position": position_bias(pairs),
         "length": {**length_bias(pairs), "ratio_histogram": _ratio_histogram(pairs)},

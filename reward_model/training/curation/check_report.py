@@ -73,7 +73,7 @@ def _mix(report: Report, mix: dict[str, Any]) -> None:
 def _overlap(report: Report, result: dict[str, Any]) -> None:
     report.heading("Twice, and in two splits")
     twice, leaks = result["duplicates"], result["leakage"]
-    for figures in (twice, leaks):
+    for figures in filter(None, (twice, result["truncation"], leaks)):
         kinds = figures["examples"]
         rows = [[kind.replace("_", " "), figures[kind], *_example(kinds[kind])] for kind in kinds]
         report.table(["what", "found", "for example"], rows)

@@ -6,8 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
+from reward_model.formatting import Formatter
 from reward_model.training.curation.duplicates import Texts, clusters, near_duplicates, similarity
 from reward_model.training.data import Pair
+from reward_model.training.truncation import is_equal
 
 # Named in the report; the counts are over all.
 _EXAMPLES = 20
@@ -87,6 +89,22 @@ def leakage(
             "prompts": _shown(prompts, places),
             "near_prompts": _shown(near, places),
         },
+    }
+
+
+def equal_after_truncation(
+    pairs: Sequence[Pair], places: Sequence[str], formatter: Formatter | None
+) -> dict[str, Any] | None:
+    """Pairs whose replies are the same tokens to a model, and the tokens that it reads; None without a model."""
+    if formatter is None:
+        return None
+    rule = formatter.rule
+    equal = [[row] for row, pair in enumerate(pairs) if is_equal(pair, formatter)]
+    return {
+        "max_prompt_tokens": rule.max_prompt_tokens,
+        "max_completion_tokens": rule.max_completion_tokens,
+        "equal_after_truncation": len(equal),
+        "examples": {"equal_after_truncation": _shown(equal, places)},
     }
 
 

@@ -48,6 +48,13 @@ def _overlap(result: dict[str, Any]) -> _Found:
         yield "repeated_ids", f"{count} ids stand on more than one line; digests and manifests count on ids."
     if count := twice["identical_replies"]:
         yield "identical_replies", f"{count} pairs have twice the same reply: there is nothing to learn from them."
+    truncation = result["truncation"]
+    if truncation and (count := truncation["equal_after_truncation"]):
+        yield (
+            "equal_after_truncation",
+            f"In {count} pairs both replies are the same tokens after truncation by the model's rule; training and "
+            "evaluation leave them out.",
+        )
     if count := twice["empty_winners"]:
         yield "empty_winners", f"In {count} pairs the chosen reply is empty."
     for kind, name in (("groups", "groups"), ("prompts", "prompts"), ("near_prompts", "nearly equal prompts")):

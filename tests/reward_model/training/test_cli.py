@@ -35,6 +35,16 @@ def test_evaluate_prints_one_object(checkpoint: Path, jsonl: Write) -> None:
     assert (report["orm"], report["pairs"], report["longer_wins"]) == ("tiny@1", 3, 1.0)
 
 
+def test_evaluate_says_how_many_pairs_truncation_makes_equal(checkpoint: Path, jsonl: Write) -> None:
+    long = "refund " * 80
+    equal = {**ROW, "id": "b", "chosen": long + "Then confirm.", "rejected": long + "Then shout."}
+    done = CliRunner().invoke(evaluate_app, [str(jsonl("pairs.jsonl", [ROW, equal])), "--model", str(checkpoint)])
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert (report["equal_after_truncation"], report["pairs"], report["ties"]) == (1, 1, 0)
+    assert "1 of 2 pairs are left out: after truncation both replies are the same tokens" in done.stderr
+
+
 def test_evaluate_reads_a_registry(checkpoint: Path, jsonl: Write) -> None:
     path = jsonl("pairs.jsonl", [ROW])
     arguments = [str(path), "--model", "tiny", "--registry", str(checkpoint.parents[1])]

@@ -99,6 +99,21 @@ def test_the_page_shows_ratings_and_judge_and_survives_ties_alone(checkpoint: Pa
     assert "All 4 pairs are ties" in html
 
 
+def test_pairs_that_truncation_makes_equal_are_counted_apart(checkpoint: Path) -> None:
+    model = load_checkpoint(checkpoint, torch.float32)
+    long = "refund " * 80
+    equal = [_pair("d1", long + "Yes.", long + "No.", margin=9), _pair("d2", "Same.", "Same.", outcome="tie")]
+    mixed, plain = evaluate(model, [*equal, *PAIRS]), evaluate(model, PAIRS)
+    assert (mixed["equal_after_truncation"], plain["equal_after_truncation"]) == (2, 0)
+    assert {**mixed, "equal_after_truncation": 0} == plain
+    alone = evaluate(model, equal)
+    assert (alone["equal_after_truncation"], alone["pairs"], alone["ties"], alone["accuracy"]) == (2, 0, 0, None)
+    html = evaluation_report(alone, [], np.zeros((0, 2)), "pairs.jsonl").html()
+    assert "2 pairs are in no figure: after truncation both of their replies are the same tokens" in html
+    separate = replace(model, module=Unpacked(model.module))
+    assert evaluate(separate, equal)["equal_after_truncation"] == 2
+
+
 def test_sequences_keep_their_order_whatever_the_batches(checkpoint: Path) -> None:
     model = load_checkpoint(checkpoint, torch.float32)
     sequences = [[5] * (1 + 37 * i % 300) for i in range(60)]
@@ -111,6 +126,7 @@ def test_the_report_is_complete_and_right(checkpoint: Path) -> None:
     report = evaluate(model, PAIRS)
     assert list(report) == [
         "orm",
+        "equal_after_truncation",
         "pairs",
         "ties",
         "accuracy",

@@ -95,6 +95,18 @@ def test_a_regression_is_refused_and_kept_and_can_be_forced(registry: Path, pair
     assert read_aliases(registry)["champion"] == "tiny@2"
 
 
+def test_pairs_that_neither_can_tell_apart_do_not_count(registry: Path, pairs: list[Pair]) -> None:
+    long = "refund " * 80
+    update = {"chosen": long + "Yes.", "rejected": long + "No.", "group": "equal"}
+    equal = [pairs[0].model_copy(update={**update, "id": f"equal {n}"}) for n in range(3)]
+    first = promote("tiny@1", registry, [*pairs, *equal])["gate"]
+    assert (first["equal_after_truncation"], first["figures"]["pairs"], first["figures"]["accuracy"]) == (3, 80, 1.0)
+    second = promote("tiny@2", registry, [*pairs, *equal])["gate"]
+    assert (second["equal_after_truncation"], second["pairs"], second["overall"]["challenger"]) == (3, 80, 0.0)
+    with pytest.raises(BadInput, match=r"nothing to compare on: 3 of 3 pairs are left out"):
+        promote("tiny@2", registry, equal)
+
+
 def test_training_pairs_do_not_count(registry: Path, pairs: list[Pair]) -> None:
     promote("tiny@1", registry, pairs)
     seen = [pair.model_copy(update={"split": "train"}) for pair in pairs]

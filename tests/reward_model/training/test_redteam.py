@@ -238,6 +238,12 @@ def test_the_same_seed_attacks_alike(formatter: Formatter) -> None:
     assert redteam(model, _pairs()) == redteam(model, _pairs())
 
 
+def test_pairs_that_truncation_makes_equal_are_not_attacked(formatter: Formatter) -> None:
+    pairs, long = _pairs(), "refund " * 80
+    equal = pairs[0].model_copy(update={"id": "equal", "chosen": long + "Yes.", "rejected": long + "No."})
+    assert redteam(_model(formatter, 1.0), [*pairs, equal]) == redteam(_model(formatter, 1.0), pairs)
+
+
 def test_ties_alone_are_refused(formatter: Formatter) -> None:
     ties = [pair.model_copy(update={"outcome": "tie"}) for pair in _pairs()]
     with pytest.raises(BadInput, match="have a winner"):

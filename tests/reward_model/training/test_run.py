@@ -135,6 +135,36 @@ def test_the_same_seed_makes_the_same_model(trained: tuple[Path, Path, Manifest]
     assert torch.allclose(one["weight"], two["weight"], atol=1e-4)
 
 
+def _equal(count: int) -> list[dict[str, Any]]:
+    """Toy pairs whose replies differ only behind the 16 tokens of the recipe."""
+    long = "please " * 20
+    ids = [f"equal {i}" for i in range(count)]
+    texts = {"chosen": long + "good", "rejected": long + "evil"}
+    return [{"id": name, "prompt": [{"role": "user", "content": name}], "group": name, **texts} for name in ids]
+
+
+def test_pairs_that_truncation_makes_equal_are_left_out_and_counted(
+    base: Path, tmp_path: Path, jsonl: Callable[[str, list[dict[str, Any]]], Path]
+) -> None:
+    jsonl("preferences/toy.jsonl", [*_toy_pairs(60), *_equal(40)])
+    recipe = _recipe(base)
+    recipe.optim.epochs = 1
+    manifest = train(recipe, tmp_path, tmp_path / "out", None)
+    assert manifest is not None
+    assert manifest.data["equal_after_truncation"] == {"toy": 40}
+    assert sum(part["pairs"] for part in manifest.data["sources"]["toy"].values()) == 60
+    assert "both replies are the same tokens: toy 40." in (tmp_path / "out/report.html").read_text()
+
+
+def test_a_run_on_nothing_else_says_so(
+    base: Path, tmp_path: Path, jsonl: Callable[[str, list[dict[str, Any]]], Path]
+) -> None:
+    jsonl("preferences/toy.jsonl", _equal(40))
+    with pytest.raises(BadInput, match=r"0 pairs to train on .*: 40 of 40 pairs are left out: after truncation"):
+        train(_recipe(base), tmp_path, tmp_path / "out", None)
+    assert not list(tmp_path.glob("out*"))
+
+
 def test_data_is_checked_before_training(
     base: Path, tmp_path: Path, jsonl: Callable[[str, list[dict[str, Any]]], Path]
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from reward_model.formatting import Formatter
 from reward_model.training.curation.check import DataLimits, check, mix
 from reward_model.training.curation.check_report import check_report
 from reward_model.training.curation.reading import PairFile
@@ -54,6 +55,37 @@ def test_copies_contradictions_and_near_duplicates(pair: MakePair) -> None:
     assert (found["repeated_ids"], found["identical_replies"], found["empty_winners"]) == (1, 1, 1)
     assert found["examples"]["contradictions"] == [["pairs.jsonl:1", "pairs.jsonl:2", "pairs.jsonl:3"]]
     assert found["examples"]["near"] == [["pairs.jsonl:4", "pairs.jsonl:5"]]
+
+
+def test_pairs_that_truncation_makes_equal_are_found(pair: MakePair, formatter: Formatter) -> None:
+    long = "refund " * 70
+    pairs = [
+        pair("a", long + "Then confirm.", long + "Then shout.", prompt="How do I close it?"),
+        pair("b", "Then confirm. " + long, "Then shout. " + long, prompt="Where is my card?"),
+        pair("c", "Same.", "Same.", prompt="Why?"),
+    ]
+    result = check([_file(*pairs)], QUIET, formatter=formatter)
+    found = result["truncation"]
+    assert (found["equal_after_truncation"], found["max_completion_tokens"]) == (2, 64)
+    assert found["examples"]["equal_after_truncation"] == [["pairs.jsonl:1"], ["pairs.jsonl:3"]]
+    (message,) = [w["message"] for w in result["warnings"] if w["code"] == "equal_after_truncation"]
+    assert message.startswith("In 2 pairs both replies are the same tokens after truncation")
+    assert "equal after truncation" in check_report(result).html()
+    clean = check([_file(pairs[1])], QUIET, formatter=formatter)
+    assert "equal_after_truncation" not in _codes(clean)
+    assert check([_file(*pairs)], QUIET)["truncation"] is None
+
+
+def test_the_command_reads_as_its_model_does(checkpoint: Path, tmp_path: Path, row: Callable[..., Row]) -> None:
+    """70 words are cut by the tiny model, and not by the bundled one."""
+    long = "refund " * 70
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps(row("a", long + "Then confirm.", long + "Then shout.")) + "\n")
+    found = {
+        name: json.loads(_run(str(path), "--model", model).stdout)["truncation"]["equal_after_truncation"]
+        for name, model in {"tiny": str(checkpoint), "bundled": "winnow-orm"}.items()
+    }
+    assert found == {"tiny": 1, "bundled": 0}
 
 
 def test_a_tie_contradicts_a_win(pair: MakePair) -> None:
