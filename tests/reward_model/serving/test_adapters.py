@@ -92,11 +92,23 @@ async def test_get_reward_answers_as_openrlhf_reads_it(
     assert answer["rewards"] == answer["scores"] == answer["extra_logs"]["dummy_scores"]
 
 
-async def test_a_text_too_long_is_cut_on_the_left_and_the_cut_is_said(
-    scorer: httpx.AsyncClient, model: LoadedModel, rendered: list[str]
+async def test_a_text_too_long_is_cut_as_a_prompt_and_its_reply_and_the_cut_is_said(
+    scorer: httpx.AsyncClient, model: LoadedModel
 ) -> None:
-    long = "bill " * 300 + rendered[0]
-    whole = len(model.formatter.templated_ids(long.rstrip()))
-    usage = (await scorer.post("/get_reward", json={"query": long})).json()["usage"]
-    assert usage["prompt_tokens"] == 128 + 64
-    assert usage["truncated_tokens"] == whole - 128 - 64
+    """The prompt to its last 128 tokens, the reply to its first 63 and the end of its turn."""
+    begin, reply = "<|im_start|>user\n" + "bill " * 300 + "<|im_end|>\n<|im_start|>assistant\n", "refund " * 100
+    parts = [model.formatter.templated_ids(text) for text in (begin, reply + "<|im_end|>")]
+    kept = [*parts[0][-128:], *parts[1][:63], parts[1][-1]]
+    answer = (await scorer.post("/get_reward", json={"query": begin + reply + "<|im_end|>\n"})).json()
+    assert answer["usage"]["prompt_tokens"] == len(kept) == 192
+    assert answer["usage"]["truncated_tokens"] == len(parts[0]) + len(parts[1]) - 192
+    assert answer["rewards"] == pytest.approx([model.score([kept]).item()], abs=1e-3)
+
+
+async def test_a_text_too_long_without_a_template_is_cut_on_the_left(
+    scorer: httpx.AsyncClient, model: LoadedModel
+) -> None:
+    ids = [*model.formatter.templated_ids("bill " * 299 + "bill"), model.formatter.end_of_turn]
+    answer = (await scorer.post("/get_reward", json={"query": "bill " * 300})).json()
+    assert (answer["usage"]["prompt_tokens"], answer["usage"]["truncated_tokens"]) == (192, len(ids) - 192)
+    assert answer["rewards"] == pytest.approx([model.score([ids[-192:]]).item()], abs=1e-3)
