@@ -41,7 +41,7 @@ class Admission:
         tenant = identity.tenant
         limits = self._limits(tenant)
         allowed, requests = await self._rates.take("requests", tenant, limits.requests_per_minute, 1)
-        tokens = await self._rates.look("tokens", tenant, limits.tokens_per_minute)
+        tokens = await self._rates.glance("tokens", tenant, limits.tokens_per_minute)
         headers = requests.headers("requests") | tokens.headers("tokens")
         if not allowed:
             raise self._refused(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, Literal, TypeVar, cast
 
@@ -25,6 +26,7 @@ Kind = Literal["requests", "tokens"]
 
 # How long a shared store may take, and how long one that failed is left alone.
 _ANSWER_SECONDS, _LEFT_ALONE_SECONDS = 0.25, 5.0
+_FRESH_SECONDS = 1.0
 # A charge is never refused: what was sampled was sampled.
 _NO_LIMIT = 2**53
 Result = TypeVar("Result")
@@ -42,6 +44,8 @@ class Rates:
         self._own: SlidingWindowCounterSupport = MemoryStorage()
         self._shared = None if url is None else _shared_storage(url)
         self._away_until: float | None = None
+        # One entry a tenant, and tenants are those of the keys file.
+        self._seen: dict[tuple[Kind, str], tuple[float, Window]] = {}
 
     async def take(self, kind: Kind, tenant: str, limit: int, cost: int) -> tuple[bool, Window]:
         """Take `cost` if that much is left, in one step; and how the window stands afterwards."""
@@ -60,7 +64,16 @@ class Rates:
         async def counts(storage: SlidingWindowCounterSupport) -> tuple[int, float, int, float]:
             return await storage.get_sliding_window(key, self._seconds)
 
-        return Window(limit, self._seconds, *await self._on_storage(counts))
+        window = Window(limit, self._seconds, *await self._on_storage(counts))
+        self._seen[kind, tenant] = (time.monotonic(), window)
+        return window
+
+    async def glance(self, kind: Kind, tenant: str, limit: int) -> Window:
+        """How the window stood less than a second ago: for headers, which say no more than about how much is left."""
+        known = self._seen.get((kind, tenant))
+        if known is None or known[1].limit != limit or time.monotonic() - known[0] > _FRESH_SECONDS:
+            return await self.look(kind, tenant, limit)
+        return known[1]
 
     async def charge(self, kind: Kind, tenant: str, limit: int, amount: int) -> None:
         """Count `amount` more, or less if it is negative, whatever is left."""
@@ -70,6 +83,9 @@ class Rates:
             await storage.acquire_sliding_window_entry(key, _NO_LIMIT, self._seconds, amount)
 
         await self._on_storage(charged)
+        if (known := self._seen.get((kind, tenant))) is not None:
+            at, window = known
+            self._seen[kind, tenant] = (at, replace(window, current=max(0, window.current + amount)))
 
     async def close(self) -> None:
         """Close the connections to the shared store."""

@@ -178,7 +178,7 @@ async def test_at_the_deadline_the_best_scored_candidate_goes_out_and_the_rest_i
     demo: Any, script: Any
 ) -> None:
     demo.policy.answer = lambda body, i: script(["quick"]) if i < 2 else script(["slow"] * 50, pause=0.2)
-    answer = (await demo.ask(rerank={"budget_ms": 700})).json()
+    answer = (await demo.ask(rerank={"budget_ms": 3_000})).json()
     rerank = answer["rerank"]
     assert answer["choices"][0]["message"]["content"] == "quick"
     assert (rerank["stop_reason"], rerank["degraded"], rerank["n_scored"]) == ("deadline", "deadline", 2)
