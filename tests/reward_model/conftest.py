@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from reward_model.checkpoint import load_formatter, save_checkpoint, tokenizer_s
 from reward_model.formatting import Formatter, FormattingRule
 from reward_model.manifest import Base, Manifest
 from reward_model.model import RewardModel, load_backbone, lora_targets
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores; with threads of their own on each they would wait for one another.
+    torch.set_num_threads(1)
 
 # SmolLM2's own template: a default system message, and a newline after each turn.
 TEMPLATE = (
