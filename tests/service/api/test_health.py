@@ -22,6 +22,7 @@ async def test_ready_names_upstreams_and_routes(gateway: Any) -> None:
         "status": "ready",
         "upstreams": {"scorer": "up", "policy:default": "up"},
         "routes": {"billing": "ready", "fraud": "ready", "default": "ready"},
+        "store": "up",
         "problems": [],
     }
 
