@@ -20,7 +20,7 @@ def page() -> str:
     """The page."""
     registry = CollectorRegistry()
     metrics = Metrics(registry)
-    groups = [vars(group) for name, group in vars(metrics).items() if name != "registry"]
+    groups = [vars(group) for name, group in vars(metrics).items() if name != "registry" and name[0] != "_"]
     labels = {metric._name: metric._labelnames for group in groups for metric in group.values()}
     rows = [INTRODUCTION]
     for family in sorted(registry.collect(), key=lambda family: family.name):
