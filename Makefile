@@ -33,7 +33,7 @@ serve: install  ## Start policy, scorer and gateway on this machine; prints a cu
 test: install $(LITELLM)/.installed  ## Run the whole test suite, real policy and scorer included
 ifeq ($(ARGS),)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow and not e2e' --cov
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m e2e
+	$(BIN)/python -m pytest -m 'e2e and not slow'
 else
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow' $(ARGS)
 endif
