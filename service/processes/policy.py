@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import NamedTuple
 
 from service.errors import SetupError
@@ -24,6 +25,9 @@ _CPU_CONTEXT = 8192
 _SAMPLING = "--override-generation-config"
 # Tokens of the text's end that are looked for further up.
 _NGRAM = {"prompt_lookup_min": 2, "prompt_lookup_max": 4}
+
+# Of /proc/cpuinfo, on x86 and ARM.
+_BF16_FLAGS = ("avx512_bf16", "amx_bf16", " bf16")
 
 
 class PolicyLaunch(NamedTuple):
@@ -83,7 +87,7 @@ def command(policy: PolicyLaunch, model_path: str, *, cpu: bool, context: int | 
         # A batch then holds a whole prompt: vLLM makes it as large as --max-model-len.
         arguments.append("--no-enable-chunked-prefill")
     if policy.model == BUNDLED:
-        arguments += ["--max-model-len", str(_BUNDLED_CONTEXT), "--dtype", "bfloat16"]
+        arguments += ["--max-model-len", str(_BUNDLED_CONTEXT), "--dtype", bundled_dtype(cpu=cpu)]
         arguments += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
     elif cpu and context is not None:
         arguments += ["--max-model-len", str(min(context, _CPU_CONTEXT))]
@@ -96,6 +100,17 @@ def command(policy: PolicyLaunch, model_path: str, *, cpu: bool, context: int | 
         guesser = {"method": "ngram", **_NGRAM} if policy.draft == "ngram" else {"model": policy.draft}
         arguments += ["--speculative-config", json.dumps({**guesser, "num_speculative_tokens": policy.draft_tokens})]
     return [*arguments, *policy.extra]
+
+
+def bundled_dtype(*, cpu: bool, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """bfloat16 if the device computes in it; on a CPU that only emulates it, float32 is some ten times as fast."""
+    if not cpu:
+        return "bfloat16"
+    try:
+        flags = cpuinfo.read_text(errors="replace")
+    except OSError:
+        return "float32"
+    return "bfloat16" if any(flag in flags for flag in _BF16_FLAGS) else "float32"
 
 
 def environment(inherited: dict[str, str], *, cpu: bool, bundled: bool) -> dict[str, str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service.errors import SetupError
-from service.processes.policy import PolicyLaunch, command, environment
+from service.processes.policy import PolicyLaunch, bundled_dtype, command, environment
 from service.processes.policy_model import BUNDLED_NAME
 
 
@@ -83,3 +84,20 @@ def test_what_the_operator_set_wins() -> None:
     assert made["PATH"] == "/bin"
     assert made["HF_HUB_OFFLINE"] == "1"
     assert "HF_HUB_OFFLINE" not in environment({}, cpu=False, bundled=False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype"),
+    [
+        ("flags\t\t: fpu avx2 fma", "float32"),
+        ("flags\t\t: fpu avx2 avx512f avx512_bf16", "bfloat16"),
+        ("flags\t\t: fpu amx_bf16 amx_tile", "bfloat16"),
+        ("Features\t: fp asimd sve bf16", "bfloat16"),
+    ],
+)
+def test_the_bundled_model_runs_in_what_the_cpu_computes_in(tmp_path: Path, flags: str, dtype: str) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(flags)
+    assert bundled_dtype(cpu=True, cpuinfo=cpuinfo) == dtype
+    assert bundled_dtype(cpu=True, cpuinfo=tmp_path / "missing") == "float32"
+    assert bundled_dtype(cpu=False, cpuinfo=cpuinfo) == "bfloat16"
