@@ -37,12 +37,14 @@ log = logging.getLogger("winnow.admission")
 class Rates:
     """What each tenant has taken within the last minute."""
 
-    def __init__(self, metrics: Metrics, url: str | None = None, seconds: int = 60) -> None:
+    def __init__(
+        self, metrics: Metrics, url: str | None = None, seconds: int = 60, answer_seconds: float = _ANSWER_SECONDS
+    ) -> None:
         """Raises SetupError for a `url` that is no Redis or Valkey address."""
         self._metrics = metrics.admission
         self._seconds = seconds
         self._own: SlidingWindowCounterSupport = MemoryStorage()
-        self._shared = None if url is None else _shared_storage(url)
+        self._shared = None if url is None else _shared_storage(url, answer_seconds)
         self._away_until: float | None = None
         # One entry a tenant, and tenants are those of the keys file.
         self._seen: dict[tuple[Kind, str], tuple[float, Window]] = {}
@@ -113,7 +115,7 @@ class Rates:
         return result
 
 
-def _shared_storage(url: str) -> SlidingWindowCounterSupport:
+def _shared_storage(url: str, answer_seconds: float) -> SlidingWindowCounterSupport:
     scheme, _, rest = url.partition("://")
     # Valkey speaks Redis's protocol, and one client is enough.
     scheme = scheme.replace("valkeys", "rediss").replace("valkey", "redis")
@@ -125,7 +127,7 @@ def _shared_storage(url: str) -> SlidingWindowCounterSupport:
     from redis.backoff import NoBackoff
 
     options: dict[str, Any] = {"retry": Retry(NoBackoff(), 0), "implementation": "redispy", "wrap_exceptions": True}
-    options |= {"socket_timeout": _ANSWER_SECONDS, "socket_connect_timeout": _ANSWER_SECONDS}
+    options |= {"socket_timeout": answer_seconds, "socket_connect_timeout": answer_seconds}
     try:
         return cast(SlidingWindowCounterSupport, storage_from_string(f"async+{scheme}://{rest}", **options))
     except (ConfigurationError, ValueError) as error:
