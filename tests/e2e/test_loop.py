@@ -29,6 +29,8 @@ ROOT = Path(__file__).parents[2]
 WRITTEN = "Please check the invoice in your account; our billing team will look at the second charge."
 # A few short candidates; what is held waits for a person, what fraud sends is looked at by chance.
 ROUTES = {
+    "WINNOW_ROUTES__BILLING__BUDGET_MS": "120000",
+    "WINNOW_ROUTES__FRAUD__BUDGET_MS": "120000",
     "WINNOW_ROUTES__BILLING__N": "3",
     "WINNOW_ROUTES__BILLING__MAX_TOKENS": "24",
     "WINNOW_ROUTES__FRAUD__N": "3",
