@@ -54,7 +54,8 @@ def replies() -> list[LabelledReply]:
 def test_a_calibrator_says_what_it_stands_on(replies: list[LabelledReply]) -> None:
     calibration = calibrate("toy@1", replies, by_length(replies), How(bootstraps=100))
     assert (calibration.orm, calibration.method, calibration.event) == ("toy@1", "platt", "acceptable")
-    assert calibration.selection.model_dump() == {**SELECTION, "stopping_rule": "all_scored"}
+    expected_selection = {**SELECTION, "stopping_rule": "all_scored", "instructions": ""}
+    assert calibration.selection.model_dump(exclude_none=True) == expected_selection
     expected = fit_platt(by_length(replies), np.array([float(r.acceptable) for r in replies]))
     assert (calibration.slope, calibration.intercept) == pytest.approx(tuple(expected))
     known = calibration.fitted_on
