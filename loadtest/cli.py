@@ -7,11 +7,13 @@ answer, and 130 when it was stopped by hand (the summary of what ran is printed 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import signal
 import sys
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +28,7 @@ from loadtest.errors import LoadTestError
 from loadtest.html import write_html
 from loadtest.report import LoadLimits, LoadReport, render, summarise
 from loadtest.run import LoadResult, run
-from loadtest.workload import Arrival, Shape, Workload, load_prompts
+from loadtest.workload import Arrival, Kind, Shape, Workload, load_prompts
 
 loadtest_app = typer.Typer(add_completion=False)
 
@@ -53,17 +55,23 @@ def _share(help_text: str) -> Any:
     return typer.Option(min=0, max=1, callback=_finite, help=help_text)
 
 
+ShapeOption = Annotated[
+    Shape,
+    typer.Option(help="poisson; burst: three times the rate for 2 s in every 10; ramp: from 0 to twice the rate."),
+]
+SweepOption = Annotated[
+    bool, typer.Option("--sweep", help="Find the highest rate that meets the objectives, from --rate on.")
+]
+GoodputShareOption = Annotated[float | None, _share("Objective: share of answers within the deadline at least.")]
+OutOption = Annotated[Path | None, typer.Option(callback=_writable, help="Write the result as JSON; `-` for stdout.")]
+
+
 @loadtest_app.command()
 def loadtest(
     url: Annotated[str, typer.Argument(help="Base URL of the gateway, with or without /v1.")],
     rate: Annotated[float, typer.Option(help="Mean arrivals a second.")] = 2.0,
-    shape: Annotated[
-        Shape,
-        typer.Option(help="poisson; burst: three times the rate for 2 s in every 10; ramp: from 0 to twice the rate."),
-    ] = "poisson",
-    sweep: Annotated[
-        bool, typer.Option("--sweep", help="Find the highest rate that meets the objectives, from --rate on.")
-    ] = False,
+    shape: ShapeOption = "poisson",
+    sweep: SweepOption = False,
     duration: Annotated[float, typer.Option(help="Seconds during which requests arrive.")] = 30.0,
     max_requests: Annotated[int, typer.Option(help="Stop sending after this many.")] = 10_000,
     high_stakes: Annotated[float, typer.Option(help="Share of billing and fraud prompts.")] = 0.12,
@@ -77,13 +85,9 @@ def loadtest(
     slo_error_rate: Annotated[float, _share("Objective: share of errors at most.")] = 0.01,
     slo_p95_ms: Annotated[float | None, _above_zero("Objective: p95 at most.")] = None,
     slo_high_stakes_p95_ms: Annotated[float | None, _above_zero("Objective: p95 of billing and fraud at most.")] = None,
-    slo_goodput_share: Annotated[
-        float | None, _share("Objective: share of answers within the deadline at least.")
-    ] = None,
+    slo_goodput_share: GoodputShareOption = None,
     html: Annotated[Path | None, typer.Option(callback=_writable, help="Write a page with plots there.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(callback=_writable, help="Write the result as JSON; `-` for stdout.")
-    ] = None,
+    out: OutOption = None,
 ) -> None:
     """Load a gateway with seeded open-loop traffic and check its objectives.
 
@@ -92,30 +96,68 @@ def loadtest(
     Requests leave at their scheduled times whatever the server does, and latency counts from those times.
     """
     limits = LoadLimits(deadline_ms, slo_error_rate, slo_p95_ms, slo_high_stakes_p95_ms, slo_goodput_share)
-    try:
+    with _clear_errors():
         workload = Workload(rate, duration, max_requests, high_stakes, seed, shape)
         target = Target.parse(url, model=model, max_tokens=max_tokens, api_key=api_key)
         texts = load_prompts(prompts)
-        runs: list[tuple[LoadReport, LoadResult, list[Arrival]]] = []
-
-        async def run_at(now: float) -> LoadReport:
-            arrivals = replace(workload, rate=now).arrivals(texts)
-            result = await _measure(target, arrivals, timeout_s)
-            runs.append((summarise(result, limits), result, arrivals))
-            return runs[-1][0]
-
-        swept = asyncio.run(find_capacity(run_at, rate)) if sweep else None
-        if swept is None:
-            asyncio.run(run_at(rate))
-        report, result, arrivals = runs[-1]
+        found = asyncio.run(_LoadTest(target, workload, texts, limits, timeout_s).outcome(sweep))
         if html is not None:
-            write_html(html, f"Load test of {target.base_url}", report, result, arrivals, swept)
+            write_html(html, f"Load test of {target.base_url}", found.report, found.result, found.arrivals, found.swept)
+    _write(found.report, target, workload, out, found.swept)
+    raise typer.Exit(found.exit_code)
+
+
+@contextlib.contextmanager
+def _clear_errors() -> Iterator[None]:
+    try:
+        yield
     except LoadTestError as error:
         typer.echo(f"winnow loadtest: {error}", err=True)
         raise typer.Exit(2) from error
-    _write(report, target, workload, out, swept)
-    met = report.met if swept is None else swept.capacity is not None
-    raise typer.Exit(130 if report.interrupted else 0 if met else 1)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The last run that was made, and the sweep that it ended, if it was one."""
+
+    report: LoadReport
+    result: LoadResult
+    arrivals: list[Arrival]
+    swept: Sweep | None = None
+
+    @property
+    def exit_code(self) -> int:
+        met = self.report.met if self.swept is None else self.swept.capacity is not None
+        return 130 if self.report.interrupted else 0 if met else 1
+
+
+@dataclass(frozen=True)
+class _LoadTest:
+    """What is sent where, and what it is held to."""
+
+    target: Target
+    workload: Workload
+    texts: dict[Kind, list[str]]
+    limits: LoadLimits
+    timeout_s: float
+
+    async def outcome(self, sweep: bool) -> _Run:
+        """One run at the workload's rate; with `sweep`, runs from that rate on, of which the last is shown."""
+        if not sweep:
+            return await self._run_at(self.workload.rate)
+        runs: list[_Run] = []
+
+        async def report_at(rate: float) -> LoadReport:
+            runs.append(await self._run_at(rate))
+            return runs[-1].report
+
+        swept = await find_capacity(report_at, self.workload.rate)
+        return replace(runs[-1], swept=swept)
+
+    async def _run_at(self, rate: float) -> _Run:
+        arrivals = replace(self.workload, rate=rate).arrivals(self.texts)
+        result = await _measure(self.target, arrivals, self.timeout_s)
+        return _Run(summarise(result, self.limits), result, arrivals)
 
 
 async def _measure(target: Target, arrivals: list[Arrival], timeout_s: float) -> LoadResult:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from service.terminal import ConfigOption, clear_errors
+
+if TYPE_CHECKING:
+    from service.processes.stack import ServeOptions
 
 gateway_app = typer.Typer(add_completion=False)
 policy_app = typer.Typer(add_completion=False)
@@ -61,6 +64,21 @@ def policy(
         )
 
 
+ScorerPortOption = Annotated[
+    int, typer.Option(envvar="WINNOW_SCORER_PORT", help="Port of the scorer that is started here.")
+]
+ModelOption = Annotated[
+    str | None, typer.Option(help="Policy model to start: `bundled` (the default), a folder, or a hub id.")
+]
+PolicyModelOption = Annotated[
+    str | None, typer.Option(help="Name to ask the policy for; if it serves one model, that one's.")
+]
+ProfileOption = Annotated[
+    str | None,
+    typer.Option(help="`demo` sends every winner, and is the default here; `standard` holds what is not accepted."),
+]
+
+
 @serve_app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def serve(
     context: typer.Context,
@@ -68,23 +86,14 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address of the gateway; 127.0.0.1 if nothing names one.")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the gateway; 8000 if nothing names one.")] = None,
     policy_port: Annotated[int, typer.Option(help="Port of the policy that is started here.")] = 8001,
-    scorer_port: Annotated[
-        int, typer.Option(envvar="WINNOW_SCORER_PORT", help="Port of the scorer that is started here.")
-    ] = 8002,
-    model: Annotated[
-        str | None, typer.Option(help="Policy model to start: `bundled` (the default), a folder, or a hub id.")
-    ] = None,
+    scorer_port: ScorerPortOption = 8002,
+    model: ModelOption = None,
     draft: DraftOption = None,
     orm: Annotated[str | None, typer.Option(help="Reward model to start: a name, a folder, or a hub id.")] = None,
     policy_url: Annotated[str | None, typer.Option(help="Use this policy instead of starting one.")] = None,
-    policy_model: Annotated[
-        str | None, typer.Option(help="Name to ask the policy for; if it serves one model, that one's.")
-    ] = None,
+    policy_model: PolicyModelOption = None,
     scorer_url: Annotated[str | None, typer.Option(help="Use this scorer instead of starting one.")] = None,
-    profile: Annotated[
-        str | None,
-        typer.Option(help="`demo` sends every winner, and is the default here; `standard` holds what is not accepted."),
-    ] = None,
+    profile: ProfileOption = None,
     state: Annotated[Path | None, typer.Option(help="Folder of keys, logs and the store.")] = None,
 ) -> None:
     """Run policy, scorer and gateway on this machine, supervised; further options go to vLLM.
@@ -92,7 +101,6 @@ def serve(
     Settings hold as for the gateway: the command line, then WINNOW_* variables, then the file. Ctrl-C finishes the
     requests in flight and stops everything; a second one stops at once.
     """
-    from service.processes import serve as serving
     from service.processes.stack import ServeOptions
 
     options = ServeOptions(
@@ -111,5 +119,12 @@ def serve(
         state=state,
         policy_options=tuple(context.args),
     )
+    _supervise(options)
+
+
+def _supervise(options: ServeOptions) -> NoReturn:
+    """Run the stack until it stops, and exit as it did."""
+    from service.processes import serve as serving
+
     with clear_errors():
         raise typer.Exit(asyncio.run(serving.run(options)))

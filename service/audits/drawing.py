@@ -40,6 +40,15 @@ class Draw:
     greedy: float
 
 
+@dataclass(frozen=True)
+class _Sampled:
+    """An answer of the sample. It stands for `weight` answers of its stratum; `row` has the texts to choose from."""
+
+    stratum: str
+    weight: float
+    row: Row
+
+
 async def draw_audit(engine: AsyncEngine, name: str, draw: Draw, actor: str, ask_greedy: Greedy) -> Row:
     """Draw, ask the policy for the greedy answers, write all of it or nothing; the audit's row.
 
@@ -53,34 +62,8 @@ async def draw_audit(engine: AsyncEngine, name: str, draw: Draw, actor: str, ask
         if not strata:
             raise SetupError(f"no answer of that time can be audited ({_told(left_out)})")
         counts = allocate({stratum: len(ids) for stratum, ids in strata.items()}, draw.size)
-        drawn = [
-            (stratum, response_id, len(ids) / counts[stratum])
-            for stratum, ids in sorted(strata.items())
-            for response_id in chance.sample(ids, counts[stratum])
-        ]
-        chance.shuffle(drawn)
-        rows = [await _read(connection, response_id) for _, response_id, _ in drawn]
-    twice = set(chance.sample(range(len(drawn)), round(draw.overlap * len(drawn))))
-    against_greedy = [chance.random() < draw.greedy for _ in drawn]
-    others = [chance.choice(row["others"]) for row in rows]
-    sides = [chance.random() < 0.5 for _ in drawn]
-    greedy = await _ask_all(rows, against_greedy, ask_greedy)
-    items: list[Row] = [
-        {
-            # Not from the seed: nobody who knows it can tell what an item is.
-            "id": f"item-{secrets.token_hex(8)}",
-            "audit_id": name,
-            "position": position,
-            "response_id": response_id,
-            "stratum": stratum,
-            "weight": weight,
-            "winner_left": sides[position],
-            "other": others[position] if greedy[position] is None else None,
-            "greedy": greedy[position],
-            "labels_wanted": _wanted(rows[position], greedy[position], position in twice),
-        }
-        for position, (stratum, response_id, weight) in enumerate(drawn)
-    ]
+        sample = await _sample(connection, strata, counts, chance)
+    items = await _items(name, sample, draw, chance, ask_greedy)
     audit = {
         "id": name,
         "at_ms": int(time.time() * 1000),
@@ -90,14 +73,7 @@ async def draw_audit(engine: AsyncEngine, name: str, draw: Draw, actor: str, ask
         "strata": {stratum: {"answers": len(ids), "drawn": counts[stratum]} for stratum, ids in strata.items()},
         "left_out": left_out,
     }
-    told = {"at_ms": audit["at_ms"], "actor": actor, "action": "audit_draw", "subject": name, "details": {}}
-    try:
-        async with engine.begin() as connection:
-            await connection.execute(insert(audits).values(audit))
-            await connection.execute(insert(audit_items), items)
-            await connection.execute(insert(actions).values(told))
-    except IntegrityError as error:
-        raise SetupError(f"{name} was drawn by somebody else, or its answers were deleted meanwhile") from error
+    await _write(engine, audit, items, actor)
     return audit | {"items": len(items), "labels_wanted": sum(item["labels_wanted"] for item in items)}
 
 
@@ -149,6 +125,58 @@ async def _population(connection: AsyncConnection, draw: Draw) -> tuple[dict[str
     everything = (await connection.execute(select(func.count()).select_from(responses).where(in_time))).scalar_one()
     without = everything - alike - sum(len(ids) for ids in strata.values())
     return dict(strata), {"without_texts_or_winner": without, "all_candidates_alike": alike}
+
+
+async def _sample(
+    connection: AsyncConnection, strata: Mapping[str, list[str]], counts: Mapping[str, int], chance: random.Random
+) -> list[_Sampled]:
+    """Answers of every stratum, in random order."""
+    drawn = [
+        (stratum, len(ids) / counts[stratum], response_id)
+        for stratum, ids in sorted(strata.items())
+        for response_id in chance.sample(ids, counts[stratum])
+    ]
+    chance.shuffle(drawn)
+    return [_Sampled(stratum, weight, await _read(connection, response_id)) for stratum, weight, response_id in drawn]
+
+
+async def _items(
+    audit_id: str, sample: list[_Sampled], draw: Draw, chance: random.Random, ask_greedy: Greedy
+) -> list[Row]:
+    """Each answer's winner beside another reply, as annotators will see them."""
+    twice = set(chance.sample(range(len(sample)), round(draw.overlap * len(sample))))
+    against_greedy = [chance.random() < draw.greedy for _ in sample]
+    others = [chance.choice(answer.row["others"]) for answer in sample]
+    sides = [chance.random() < 0.5 for _ in sample]
+    greedy = await _ask_all([answer.row for answer in sample], against_greedy, ask_greedy)
+    return [
+        {
+            # Not from the seed: nobody who knows it can tell what an item is.
+            "id": f"item-{secrets.token_hex(8)}",
+            "audit_id": audit_id,
+            "position": position,
+            "response_id": answer.row["id"],
+            "stratum": answer.stratum,
+            "weight": answer.weight,
+            "winner_left": sides[position],
+            "other": others[position] if greedy[position] is None else None,
+            "greedy": greedy[position],
+            "labels_wanted": _wanted(answer.row, greedy[position], position in twice),
+        }
+        for position, answer in enumerate(sample)
+    ]
+
+
+async def _write(engine: AsyncEngine, audit: Row, items: list[Row], actor: str) -> None:
+    """The audit, its items and who drew it, all or none."""
+    action = {"at_ms": audit["at_ms"], "actor": actor, "action": "audit_draw", "subject": audit["id"], "details": {}}
+    try:
+        async with engine.begin() as connection:
+            await connection.execute(insert(audits).values(audit))
+            await connection.execute(insert(audit_items), items)
+            await connection.execute(insert(actions).values(action))
+    except IntegrityError as error:
+        raise SetupError(f"{audit['id']} was drawn by somebody else, or its answers were deleted meanwhile") from error
 
 
 async def _read(connection: AsyncConnection, response_id: str) -> Row:

@@ -9,6 +9,11 @@ down_revision = None
 
 def upgrade() -> None:
     """Make the tables."""
+    _create_responses()
+    _create_candidates()
+
+
+def _create_responses() -> None:
     op.create_table(
         "responses",
         sa.Column("id", sa.String(64), primary_key=True),
@@ -39,6 +44,9 @@ def upgrade() -> None:
     )
     op.create_index("ix_responses_at_ms", "responses", ["at_ms"])
     op.create_index("ix_responses_tenant_user", "responses", ["tenant", "user"])
+
+
+def _create_candidates() -> None:
     op.create_table(
         "candidates",
         sa.Column("response_id", sa.String(64), nullable=False),

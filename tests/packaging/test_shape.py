@@ -1,0 +1,43 @@
+"""Sizes that keep the code readable: functions that fit on a screen, one noun a file."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LONGEST_FUNCTION = 40
+MEDIAN_MODULE = 200
+
+
+def _modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def _functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def _lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    return (function.end_lineno or function.lineno) - function.lineno + 1
+
+
+@pytest.mark.parametrize("package", ["service", "routing", "loadtest"])
+def test_no_function_is_longer_than_a_screen(package: str) -> None:
+    long = [
+        f"{path.relative_to(ROOT)}:{function.lineno} {function.name}: {_lines(function)} lines"
+        for path in _modules(package)
+        for function in _functions(path)
+        if _lines(function) > LONGEST_FUNCTION
+    ]
+    assert not long, f"split into pieces that have names of their own: {long}"
+
+
+@pytest.mark.parametrize("package", ["service", "routing", "loadtest"])
+def test_half_of_the_modules_are_short(package: str) -> None:
+    lengths = [len(path.read_text(encoding="utf-8").splitlines()) for path in _modules(package)]
+    assert median(lengths) < MEDIAN_MODULE
