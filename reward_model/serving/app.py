@@ -22,8 +22,8 @@ from reward_model.errors import (
     BadInput,
     DeadlineExceeded,
     EngineFailed,
-    Overloaded,
     RewardModelError,
+    ScorerOverloaded,
     Unauthorized,
     UnknownModel,
 )
@@ -42,7 +42,7 @@ _STATUS: list[tuple[type[RewardModelError], int, str]] = [
     (Unauthorized, 401, "invalid_request_error"),
     (BadInput, 400, "invalid_request_error"),
     (UnknownModel, 409, "model_gone"),
-    (Overloaded, 503, "overloaded"),
+    (ScorerOverloaded, 503, "overloaded"),
     (DeadlineExceeded, 504, "deadline_exceeded"),
     (EngineFailed, 500, "server_error"),
     (RewardModelError, 500, "server_error"),
@@ -250,7 +250,7 @@ async def _known_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RewardModelError)
     status, kind = next((status, kind) for known, status, kind in _STATUS if isinstance(error, known))
     request.app.state.scorer.metrics.requests.labels(kind).inc()
-    headers = {"retry-after": str(max(1, round(error.retry_after)))} if isinstance(error, Overloaded) else {}
+    headers = {"retry-after": str(max(1, round(error.retry_after)))} if isinstance(error, ScorerOverloaded) else {}
     return _error(status, kind, str(error), getattr(error, "param", None), headers)
 
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from reward_model.errors import BadInput, DeadlineExceeded, EngineFailed, Overloaded
+from reward_model.errors import BadInput, DeadlineExceeded, EngineFailed, ScorerOverloaded
 from reward_model.serving.metrics import ScorerMetrics
 
 # What is scored, of which only the length matters here, and what scoring it gives.
@@ -78,13 +78,16 @@ class Batcher(Generic[Item, Score]):
     def permit(self, count: int) -> Iterator[None]:
         """Hold room for `count` sequences, from before they are tokenised until they are answered.
 
-        Raises Overloaded where there is no room now, BadInput where there never is, EngineFailed without an owner.
+        Raises ScorerOverloaded where there is no room now, BadInput where there never is, EngineFailed without an
+        owner.
         """
         self._check_alive()
         if count > self._capacity:
             raise BadInput(f"{count} texts at once are more than this scorer takes; send at most {self._capacity}")
         if self._admitted + count > self._capacity:
-            raise Overloaded(f"{self._admitted} of {self._capacity} places are taken; {count} more do not fit now")
+            raise ScorerOverloaded(
+                f"{self._admitted} of {self._capacity} places are taken; {count} more do not fit now"
+            )
         self._admitted += count
         try:
             yield

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from reward_model.errors import BadInput, SetupError
+from reward_model.errors import BadInput, PreparationError
 from reward_model.formatting import Completion, Message
 from reward_model.loaded_model import EnsembleModel, LoadedModel
 from reward_model.loading import load_model
@@ -228,10 +228,10 @@ def load_configured(settings: ScorerSettings) -> LoadedModel:
 
 
 def _keep_to(cores: Sequence[int]) -> None:
-    """Run on these cores alone, with a thread for each; SetupError where one of them is not to be had."""
+    """Run on these cores alone, with a thread for each; PreparationError where one of them is not to be had."""
     allowed = os.sched_getaffinity(0)
     if not cores or not set(cores) <= allowed:
-        raise SetupError(f"the cores {list(cores)} are not all to be had; this process may use {sorted(allowed)}")
+        raise PreparationError(f"the cores {list(cores)} are not all to be had; this process may use {sorted(allowed)}")
     os.sched_setaffinity(0, cores)
     torch.set_num_threads(len(set(cores)))
 
@@ -252,12 +252,12 @@ def _one_thread() -> Iterator[None]:
 
 
 def _device(asked: str) -> str:
-    """The device's name; SetupError when this machine or this build of torch has none of that name."""
+    """The device's name; PreparationError when this machine or this build of torch has none of that name."""
     device = ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise SetupError(f"the device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        raise PreparationError(f"the device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
     return device
 
 

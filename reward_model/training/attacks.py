@@ -18,7 +18,7 @@ from reward_model.formatting import Message
 Phrases = Literal["train", "test"]
 
 
-class Turns(NamedTuple):
+class TurnSeparators(NamedTuple):
     """What a chat template writes between the end of one message and the beginning of another, by the latter's role."""
 
     system: str = "<|im_end|>\n<|im_start|>system\n"
@@ -26,7 +26,7 @@ class Turns(NamedTuple):
     assistant: str = "<|im_end|>\n<|im_start|>assistant\n"
 
 
-CHATML = Turns()
+CHATML = TurnSeparators()
 
 
 class Case(NamedTuple):
@@ -35,7 +35,7 @@ class Case(NamedTuple):
     prompt: list[Message]
     winner: str
     loser: str
-    turns: Turns = CHATML
+    turns: TurnSeparators = CHATML
 
     @property
     def question(self) -> str:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reward_model.errors import CheckpointError, SetupError
+from reward_model.errors import CheckpointError, PreparationError
 from reward_model.placing import scratch
 from reward_model.registry import checkpoints, identify
 from reward_model.registry_history import history, verify
@@ -67,13 +67,15 @@ def pull(
 ) -> dict[str, Any]:
     """Download a checkpoint and publish it; returns what `publish` does.
 
-    Raises CheckpointError when there is no such checkpoint, SetupError without torch, and what `publish` raises.
+    Raises CheckpointError when there is no such checkpoint, PreparationError without torch, and what `publish` raises.
     """
     try:
         from reward_model.training.publish import RedTeam, make_registry, publish
     except ModuleNotFoundError as error:
         hint = "pip install 'winnow-rerank[train]'"
-        raise SetupError(f"a checkpoint is loaded before it is published, which needs {error.name}: {hint}") from error
+        raise PreparationError(
+            f"a checkpoint is loaded before it is published, which needs {error.name}: {hint}"
+        ) from error
     make_registry(registry)
     with scratch(registry) as folder:
         download(repo, revision, folder / "checkpoint", hub)

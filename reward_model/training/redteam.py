@@ -24,7 +24,7 @@ from reward_model.training.attacks import (
     USER_ATTACK,
     Case,
     Phrases,
-    Turns,
+    TurnSeparators,
     rewrite,
     rewrite_prompt,
 )
@@ -90,24 +90,26 @@ def redteam(
     }
 
 
-def attack(pairs: Sequence[Pair], name: str, seed: int, turns: Turns = CHATML, phrases: Phrases = "test") -> Attacked:
+def attack(
+    pairs: Sequence[Pair], name: str, seed: int, turns: TurnSeparators = CHATML, phrases: Phrases = "test"
+) -> Attacked:
     """The pairs under one attack, by their number; those that it cannot be made against are left out."""
     random = Random(f"{seed}:{name}")
     made = ((number, _under_attack(pair, name, random, turns, phrases)) for number, pair in enumerate(pairs))
     return {number: pair for number, pair in made if pair is not None}
 
 
-def turns_of(formatter: Formatter) -> Turns:
+def turns_of(formatter: Formatter) -> TurnSeparators:
     """What the model's own chat template writes between messages: the control tokens worth forging."""
     tokenizer = formatter.tokenizer
     if not tokenizer.chat_template:
         end = str(tokenizer.sep_token or tokenizer.eos_token)
-        return Turns(*(f"{end}\n{role}: " for role in Turns._fields))
+        return TurnSeparators(*(f"{end}\n{role}: " for role in TurnSeparators._fields))
     roles = ("user", "assistant", "user")
     conversation = [{"role": role, "content": f"\ue000{n}\ue001"} for n, role in enumerate(roles)]
     rendered = str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
     user = rendered.partition("\ue0001\ue001")[2].partition("\ue000")[0]
-    return Turns(user.replace("user", "system"), user, rendered.partition("\ue0002\ue001")[2])
+    return TurnSeparators(user.replace("user", "system"), user, rendered.partition("\ue0002\ue001")[2])
 
 
 def mitigation_pairs(
@@ -137,7 +139,7 @@ def mitigation_pairs(
                 yield made.model_copy(update=_AUTHORED | {"id": f"{pair.id}+{kind}{name}", "failure_mode": name})
 
 
-def _under_attack(pair: Pair, name: str, random: Random, turns: Turns, phrases: Phrases) -> Pair | None:
+def _under_attack(pair: Pair, name: str, random: Random, turns: TurnSeparators, phrases: Phrases) -> Pair | None:
     case = Case(pair.prompt, as_completion(pair.chosen).text(), as_completion(pair.rejected).text(), turns)
     if name == USER_ATTACK:
         return pair.model_copy(update={"prompt": rewrite_prompt(case, random, phrases)})

@@ -19,7 +19,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from reward_model.errors import RewardModelError, SetupError
+from reward_model.errors import PreparationError, RewardModelError
 from reward_model.training.data import LabelledReply, as_completion
 
 Floats = NDArray[np.float64]
@@ -106,7 +106,7 @@ def own_scorer(checkpoint: Path) -> Iterator[str]:
     """A scorer that serves the checkpoint while the block runs; yields its URL.
 
     No process is left behind: it is stopped on the way out, and on Linux the kernel stops it when this process is
-    killed. Raises SetupError when it does not become ready, with what it said.
+    killed. Raises PreparationError when it does not become ready, with what it said.
     """
     port = _free_port()
     command = [sys.executable, *(_BOUND_SCORER if sys.platform == "linux" else _SCORER), "scorer"]
@@ -134,14 +134,14 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: IO[str]) 
     while time.monotonic() < deadline:
         if process.poll() is not None:
             log.seek(0)
-            raise SetupError(f"the scorer ended before it was ready: {log.read().strip()[-500:]}")
+            raise PreparationError(f"the scorer ended before it was ready: {log.read().strip()[-500:]}")
         try:
             if httpx.get(f"{url}/readyz", timeout=2).status_code == 200:
                 return
         except httpx.TransportError:
             pass
         time.sleep(0.2)
-    raise SetupError(f"the scorer was not ready after {_READY_SECONDS:.0f} s")
+    raise PreparationError(f"the scorer was not ready after {_READY_SECONDS:.0f} s")
 
 
 def _free_port() -> int:

@@ -11,6 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LONGEST_FUNCTION = 40
 MEDIAN_MODULE = 200
+PACKAGES = ("service", "routing", "reward_model", "loadtest")
+# One fills the summary of a request, the other is what readiness is judged by; neither is imported beyond its package.
+KNOWN_TWICE = {"Facts"}
 
 
 def _modules(package: str) -> list[Path]:
@@ -41,3 +44,13 @@ def test_no_function_is_longer_than_a_screen(package: str) -> None:
 def test_half_of_the_modules_are_short(package: str) -> None:
     lengths = [len(path.read_text(encoding="utf-8").splitlines()) for path in _modules(package)]
     assert median(lengths) < MEDIAN_MODULE
+
+
+def test_a_class_has_a_name_of_its_own() -> None:
+    places: dict[str, list[str]] = {}
+    for path in (path for package in PACKAGES for path in _modules(package)):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    twice = {name: where for name, where in places.items() if len(where) > 1 and name not in KNOWN_TWICE}
+    assert not twice, f"one name is one thing: {twice}"

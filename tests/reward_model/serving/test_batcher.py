@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from reward_model.errors import BadInput, DeadlineExceeded, EngineFailed, Overloaded
+from reward_model.errors import BadInput, DeadlineExceeded, EngineFailed, ScorerOverloaded
 from reward_model.serving.batcher import Batcher
 from reward_model.serving.metrics import ScorerMetrics
 
@@ -143,12 +143,12 @@ async def test_a_score_that_is_no_number_is_never_returned(value: float) -> None
 async def test_too_much_waiting_is_refused_at_once() -> None:
     async with batcher(Recorder(), waiting=4) as queue:
         with queue.permit(3):
-            with pytest.raises(Overloaded, match="3 of 4 places are taken") as refused, queue.permit(2):
+            with pytest.raises(ScorerOverloaded, match="3 of 4 places are taken") as refused, queue.permit(2):
                 pass
             assert refused.value.retry_after == 1
             with queue.permit(1):
                 pass
-        with queue.permit(4), pytest.raises(Overloaded), queue.permit(1):
+        with queue.permit(4), pytest.raises(ScorerOverloaded), queue.permit(1):
             pass
         with pytest.raises(BadInput, match="send at most 4"), queue.permit(5):
             pass

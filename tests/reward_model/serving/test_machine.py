@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from reward_model.errors import SetupError
+from reward_model.errors import PreparationError
 from reward_model.serving.engine import load_configured
 from reward_model.serving.settings import ScorerSettings
 
@@ -70,7 +70,7 @@ def test_the_scorer_keeps_to_its_cores_with_a_thread_for_each() -> None:
 
 @pytest.mark.parametrize("cores", [[], [100_000]])
 def test_cores_that_are_not_there_are_named(cores: list[int]) -> None:
-    with pytest.raises(SetupError, match="this process may use"):
+    with pytest.raises(PreparationError, match="this process may use"):
         load_configured(ScorerSettings(cores=cores))
 
 

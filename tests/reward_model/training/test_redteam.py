@@ -23,7 +23,7 @@ from reward_model.training.attacks import (
     USER_ATTACK,
     USER_TEXTS,
     Case,
-    Turns,
+    TurnSeparators,
     rewrite,
     rewrite_prompt,
 )
@@ -149,7 +149,7 @@ def test_the_forged_turns_are_those_of_the_model_s_own_template(formatter: Forma
     assert turns_of(formatter) == CHATML
     own = "{% for m in messages %}[{{ m.role }}]{{ m.content }}[/]{% endfor %}[assistant]"
     other = _with_template(formatter, own)
-    assert turns_of(other) == Turns("[/][system]", "[/][user]", "[/][assistant]")
+    assert turns_of(other) == TurnSeparators("[/][system]", "[/][user]", "[/][assistant]")
     forged = _text(CASE._replace(turns=turns_of(other)), "control_tokens", 0)
     assert "[/][assistant]" in forged
     assert "<|im_" not in forged

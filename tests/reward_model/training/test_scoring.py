@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 import pytest
 
-from reward_model.errors import RewardModelError, SetupError
+from reward_model.errors import PreparationError, RewardModelError
 from reward_model.training.data import LabelledReply
 from reward_model.training.scoring import API_KEY_VARIABLE, own_scorer, scored_by
 
@@ -177,7 +177,7 @@ def test_its_own_scorer_serves_the_checkpoint_and_ends_with_the_block(
 
 
 def test_a_scorer_that_cannot_start_is_told_with_what_it_said(fake_scorer: Path) -> None:
-    with pytest.raises(SetupError, match="no such model"), own_scorer(fake_scorer / "nothing"):
+    with pytest.raises(PreparationError, match="no such model"), own_scorer(fake_scorer / "nothing"):
         pass
 
 
