@@ -7,10 +7,9 @@ minute are `Rates`, which several gateways can share.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 from service.admission.permit import Permit
 from service.admission.rates import Rates
@@ -30,11 +29,11 @@ class Admission:
     def __init__(self, bound: int, limits: Callable[[str], TenantLimits], rates: Rates, metrics: Metrics) -> None:
         self.inflight = 0
         self._bound = bound
-        self._limits = limits
+        # Tenants are those of the keys file.
+        self._limits = cache(limits)
         self._rates = rates
         self._metrics = metrics.admission
         self._held: Counter[str] = Counter()
-        self._charges: set[asyncio.Task[None]] = set()
 
     async def admit(self, identity: Identity) -> dict[str, str]:
         """Count one request; returns the x-ratelimit headers for its response. Raises RateLimited, with the same."""
@@ -78,11 +77,10 @@ class Admission:
 
     async def settled(self) -> None:
         """Wait until every token that was settled is counted."""
-        await asyncio.gather(*self._charges)
+        await self._rates.charged()
 
     async def close(self) -> None:
         """Count what was settled, and leave the shared store."""
-        await self.settled()
         await self._rates.close()
 
     def _take(self, tenant: str, limits: TenantLimits, n: int, least: int) -> Permit:
@@ -95,7 +93,7 @@ class Admission:
             raise self._overloaded()
         taken = min(n, mine, anyones)
         self._hold(tenant, taken)
-        charge = partial(self._charge, tenant, limits.tokens_per_minute)
+        charge = partial(self._rates.charge, "tokens", tenant, limits.tokens_per_minute)
         return Permit(taken, 0, release=lambda count: self._hold(tenant, -count), charge=charge)
 
     async def _take_tokens(
@@ -120,12 +118,6 @@ class Admission:
         if not self._held[tenant]:
             del self._held[tenant]
         self._metrics.inflight.set(self.inflight)
-
-    def _charge(self, tenant: str, limit: int, amount: int) -> None:
-        """Behind the request, which may be cancelled at this moment: no answer waits for the shared store."""
-        task = asyncio.create_task(self._rates.charge("tokens", tenant, limit, amount))
-        self._charges.add(task)
-        task.add_done_callback(self._charges.discard)
 
     def _refuse_impossible(self, limits: TenantLimits, least: int, max_tokens: int) -> None:
         most = min(self._bound, limits.concurrent_candidates)

@@ -1,4 +1,4 @@
-"""Rate limits by the library `limits`: counted in this process, or in Redis or Valkey, shared by several gateways.
+"""Rate limits: counted in this process, or by the library `limits` in Redis or Valkey, shared by several gateways.
 
 If the shared store does not answer, each gateway counts for itself until it does: a limit then holds for each gateway
 instead of for all of them, and no request fails for it.
@@ -6,18 +6,19 @@ instead of for all of them, and no request fails for it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 from limits import RateLimitItemPerSecond
-from limits.aio.storage import MemoryStorage, SlidingWindowCounterSupport
+from limits.aio.storage import SlidingWindowCounterSupport
 from limits.errors import ConfigurationError, StorageError
 from limits.storage import storage_from_string
 
+from service.admission.counters import Counters
 from service.admission.window import Window
 from service.errors import SetupError
 from service.telemetry.metrics import Metrics
@@ -29,7 +30,6 @@ _ANSWER_SECONDS, _LEFT_ALONE_SECONDS = 0.25, 5.0
 _FRESH_SECONDS = 1.0
 # A charge is never refused: what was sampled was sampled.
 _NO_LIMIT = 2**53
-Result = TypeVar("Result")
 
 log = logging.getLogger("winnow.admission")
 
@@ -43,32 +43,37 @@ class Rates:
         """Raises SetupError for a `url` that is no Redis or Valkey address."""
         self._metrics = metrics.admission
         self._seconds = seconds
-        self._own: SlidingWindowCounterSupport = MemoryStorage()
+        self._own = Counters(seconds)
         self._shared = None if url is None else _shared_storage(url, answer_seconds)
         self._away_until: float | None = None
         # One entry a tenant, and tenants are those of the keys file.
         self._seen: dict[tuple[Kind, str], tuple[float, Window]] = {}
+        self._charges: set[asyncio.Task[None]] = set()
 
     async def take(self, kind: Kind, tenant: str, limit: int, cost: int) -> tuple[bool, Window]:
         """Take `cost` if that much is left, in one step; and how the window stands afterwards."""
-        key = self._key(kind, tenant, limit)
-
-        async def taken(storage: SlidingWindowCounterSupport) -> bool:
-            return bool(await storage.acquire_sliding_window_entry(key, limit, self._seconds, cost))
-
-        done = await self._on_storage(taken)
-        return done, await self.look(kind, tenant, limit)
+        if (storage := self._present) is not None:
+            key = self._shared_key(kind, tenant, limit)
+            try:
+                done = bool(await storage.acquire_sliding_window_entry(key, limit, self._seconds, cost))
+                window = Window(limit, self._seconds, *await storage.get_sliding_window(key, self._seconds))
+            except (StorageError, OSError) as error:
+                self._failed(error)
+            else:
+                return done, self._answered(kind, tenant, window)
+        return self._own.take(_own_key(kind, tenant), limit, cost)
 
     async def look(self, kind: Kind, tenant: str, limit: int) -> Window:
         """How the window stands."""
-        key = self._key(kind, tenant, limit)
-
-        async def counts(storage: SlidingWindowCounterSupport) -> tuple[int, float, int, float]:
-            return await storage.get_sliding_window(key, self._seconds)
-
-        window = Window(limit, self._seconds, *await self._on_storage(counts))
-        self._seen[kind, tenant] = (time.monotonic(), window)
-        return window
+        if (storage := self._present) is not None:
+            key = self._shared_key(kind, tenant, limit)
+            try:
+                window = Window(limit, self._seconds, *await storage.get_sliding_window(key, self._seconds))
+            except (StorageError, OSError) as error:
+                self._failed(error)
+            else:
+                return self._answered(kind, tenant, window)
+        return self._own.window(_own_key(kind, tenant), limit)
 
     async def glance(self, kind: Kind, tenant: str, limit: int) -> Window:
         """How the window stood less than a second ago: for headers, which say no more than about how much is left."""
@@ -77,42 +82,70 @@ class Rates:
             return await self.look(kind, tenant, limit)
         return known[1]
 
-    async def charge(self, kind: Kind, tenant: str, limit: int, amount: int) -> None:
-        """Count `amount` more, or less if it is negative, whatever is left."""
-        key = self._key(kind, tenant, limit)
+    def charge(self, kind: Kind, tenant: str, limit: int, amount: int) -> None:
+        """Count `amount` more, or less if it is negative, whatever is left.
 
-        async def charged(storage: SlidingWindowCounterSupport) -> None:
+        In the shared store it is counted behind the request, which may be cancelled at this moment: no answer waits.
+        """
+        if self._present is None:
+            self._own.add(_own_key(kind, tenant), amount)
+            return
+        task = asyncio.create_task(self._charge_shared(kind, tenant, limit, amount))
+        self._charges.add(task)
+        task.add_done_callback(self._charges.discard)
+
+    async def charged(self) -> None:
+        """Wait until everything that was charged is counted."""
+        await asyncio.gather(*self._charges)
+
+    async def close(self) -> None:
+        """Count what was charged, and close the connections to the shared store."""
+        await self.charged()
+        if self._shared is not None:
+            await cast(Any, self._shared).bridge.get_connection().aclose()
+
+    async def _charge_shared(self, kind: Kind, tenant: str, limit: int, amount: int) -> None:
+        storage = self._present
+        if storage is None:
+            self._own.add(_own_key(kind, tenant), amount)
+            return
+        key = self._shared_key(kind, tenant, limit)
+        try:
             await storage.acquire_sliding_window_entry(key, _NO_LIMIT, self._seconds, amount)
-
-        await self._on_storage(charged)
+        except (StorageError, OSError) as error:
+            self._failed(error)
+            self._own.add(_own_key(kind, tenant), amount)
+            return
         if (known := self._seen.get((kind, tenant))) is not None:
             at, window = known
             self._seen[kind, tenant] = (at, replace(window, current=max(0, window.current + amount)))
 
-    async def close(self) -> None:
-        """Close the connections to the shared store."""
-        if self._shared is not None:
-            await cast(Any, self._shared).bridge.get_connection().aclose()
+    @property
+    def _present(self) -> SlidingWindowCounterSupport | None:
+        """The shared store, unless there is none or it is left alone for a while."""
+        if self._away_until is not None and time.monotonic() < self._away_until:
+            return None
+        return self._shared
 
-    def _key(self, kind: Kind, tenant: str, limit: int) -> str:
+    def _shared_key(self, kind: Kind, tenant: str, limit: int) -> str:
         return RateLimitItemPerSecond(limit, self._seconds, namespace="winnow").key_for(kind, tenant)
 
-    async def _on_storage(self, use: Callable[[SlidingWindowCounterSupport], Awaitable[Result]]) -> Result:
-        shared, now = self._shared, time.monotonic()
-        if shared is None or (self._away_until is not None and now < self._away_until):
-            return await use(self._own)
-        try:
-            result = await use(shared)
-        except (StorageError, OSError) as error:
-            self._metrics.shared_failures.inc()
-            if self._away_until is None:
-                log.error("the shared limits do not answer (%s): each gateway counts for itself", _cause(error))
-            self._away_until = now + _LEFT_ALONE_SECONDS
-            return await use(self._own)
+    def _answered(self, kind: Kind, tenant: str, window: Window) -> Window:
         if self._away_until is not None:
             log.warning("the shared limits answer again")
             self._away_until = None
-        return result
+        self._seen[kind, tenant] = (time.monotonic(), window)
+        return window
+
+    def _failed(self, error: StorageError | OSError) -> None:
+        self._metrics.shared_failures.inc()
+        if self._away_until is None:
+            log.error("the shared limits do not answer (%s): each gateway counts for itself", _cause(error))
+        self._away_until = time.monotonic() + _LEFT_ALONE_SECONDS
+
+
+def _own_key(kind: Kind, tenant: str) -> str:
+    return f"{kind}/{tenant}"
 
 
 def _shared_storage(url: str, answer_seconds: float) -> SlidingWindowCounterSupport:

@@ -42,9 +42,11 @@ async def test_a_refused_cost_takes_nothing(rates: Rates) -> None:
 
 async def test_a_charge_is_never_refused_and_can_be_given_back(rates: Rates) -> None:
     await rates.take("tokens", "acme", 100, 90)
-    await rates.charge("tokens", "acme", 100, 30)
+    rates.charge("tokens", "acme", 100, 30)
+    await rates.charged()
     assert (await rates.look("tokens", "acme", 100)).remaining == 0
-    await rates.charge("tokens", "acme", 100, -50)
+    rates.charge("tokens", "acme", 100, -50)
+    await rates.charged()
     # 90 + 30 - 50 of 100.
     assert (await rates.look("tokens", "acme", 100)).remaining == 30
 
@@ -65,7 +67,8 @@ async def test_gateways_share_their_limits(redis_url: str, metrics: Metrics) -> 
     one, two = (Rates(metrics, address, LONG, answer_seconds=20) for address in addresses)
     taken = await asyncio.gather(*(rates.take("requests", "acme", 5, 1) for rates in (one, two) for _ in range(10)))
     assert sum(done for done, _ in taken) == 5
-    await one.charge("requests", "acme", 5, -2)
+    one.charge("requests", "acme", 5, -2)
+    await one.charged()
     assert (await two.look("requests", "acme", 5)).remaining == 2
     await one.close()
     await two.close()
