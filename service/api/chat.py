@@ -9,12 +9,13 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from service.api.answers import EVENTS, ChatCompletion
+from service.api.http.direct import DirectRoute
 from service.api.http.events import DONE, event
 from service.api.http.exchange import Blocks, Exchange
 from service.api.openapi import takes
 from service.request.schemas import ChatRequest
 
-router = APIRouter()
+router = APIRouter(route_class=DirectRoute)
 
 
 @router.post("/v1/chat/completions", responses={200: {"model": ChatCompletion, "content": EVENTS}})

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from service.api.answers import EVENTS, TextCompletion
+from service.api.http.direct import DirectRoute
 from service.api.http.events import DONE, event
 from service.api.http.exchange import Blocks, Exchange, chunks_of
 from service.api.openapi import takes
@@ -18,7 +19,7 @@ from service.errors import InvalidRequest
 from service.request.schemas import validate
 from service.request.schemas.fields import NullsAbsent, Whole, refuse
 
-router = APIRouter()
+router = APIRouter(route_class=DirectRoute)
 
 _CHAT_ONLY = ("messages", "tools", "tool_choice", "parallel_tool_calls", "functions", "function_call")
 

@@ -95,5 +95,5 @@ def run(settings: Settings) -> int:
 
 def server_of(app: FastAPI, settings: Settings) -> GatewayServer:
     """The server of an app that `create_app` made."""
-    config = uvicorn.Config(app, settings.host, settings.port, access_log=False, log_config=None)
+    config = uvicorn.Config(app, settings.host, settings.port, access_log=False, log_config=None, proxy_headers=False)
     return GatewayServer(config, app.state.drain, settings.drain_seconds, settings.drain_delay_seconds)

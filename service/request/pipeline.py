@@ -59,6 +59,7 @@ class Pipeline:
         self.admission = admission
         self.recent = recent
         self.history = history
+        self._endpoints = {name: settings.policy(name) for name in policies}
         self._version = version("winnow-rerank")
 
     async def prepare(self, request: ChatRequest, identity: Identity, response_id: str) -> Work:
@@ -67,7 +68,7 @@ class Pipeline:
         with self.metrics.stage("route", timings):
             decision = await self.router.route(request.policy_messages())
         route = self.settings.routes[decision.route]
-        policy = self.settings.policy(route.policy)
+        policy = self._endpoints[route.policy]
         plan = make_plan(request, identity, decision, route, policy)
         note(response_id=response_id, route=plan.route, model=policy.model, stream=request.stream, n=plan.n)
         deadline = Deadline(plan.budget_ms - (time.perf_counter() - began) * 1000)
@@ -75,8 +76,9 @@ class Pipeline:
             permit = await self.admission.reserve(
                 identity, plan.route, n=plan.n, min_n=plan.least_n, max_tokens=plan.max_tokens
             )
-        plan = replace(plan, n=permit.n)
-        note(n=plan.n)
+        if permit.n < plan.n:
+            plan = replace(plan, n=permit.n)
+            note(n=plan.n)
         return Work(response_id, request, identity, plan, deadline, began, int(time.time()), permit, timings)
 
     async def answer(self, work: Work) -> Answer:

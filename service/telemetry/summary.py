@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
 
 
@@ -55,8 +55,7 @@ class RequestSummary:
 
     def known(self) -> dict[str, Any]:
         """The fields that have a value."""
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return {name: value for name, value in values if value is not None}
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 _summary: ContextVar[RequestSummary | None] = ContextVar("winnow_summary", default=None)

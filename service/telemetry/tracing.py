@@ -11,7 +11,7 @@ import asyncio
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -100,13 +100,14 @@ class NoSpan:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What a request tells whom it calls: its id, and its trace where no span is recorded."""
+    """What a request tells whom it calls: its id, and its trace if no span is recorded."""
 
     request_id: str
     trace: TraceParent
 
 
 NO_SPAN: Span = NoSpan()
+_UNRECORDED = nullcontext(NO_SPAN)
 _caller: ContextVar[Caller | None] = ContextVar("winnow_caller", default=None)
 _span: ContextVar[Span] = ContextVar("winnow_span", default=NO_SPAN)
 
@@ -132,23 +133,17 @@ def outgoing_headers() -> dict[str, str]:
     return headers | ({"tracestate": trace.tracestate} if trace.tracestate else {})
 
 
-@contextmanager
-def request_span(root: Span, caller: Caller) -> Iterator[None]:
+def request_span(root: Span, caller: Caller) -> AbstractContextManager[Span]:
     """Make `root` the span of this request and of every task that it starts."""
     _caller.set(caller)
-    with _current(root):
-        yield
+    return _current(root)
 
 
-@contextmanager
-def span(name: str, attributes: Attributes | None = None, kind: SpanKind = "internal") -> Iterator[Span]:
+def span(name: str, attributes: Attributes | None = None, kind: SpanKind = "internal") -> AbstractContextManager[Span]:
     """A stage of the current request; outside one, or untraced, nothing is recorded."""
     if (parent := _span.get()) is NO_SPAN:
-        yield NO_SPAN
-        return
-    child = parent.child(name, kind, attributes or {})
-    with _current(child):
-        yield child
+        return _UNRECORDED
+    return _current(parent.child(name, kind, attributes or {}))
 
 
 def chat_name(model: str) -> str:
@@ -157,11 +152,11 @@ def chat_name(model: str) -> str:
 
 
 @contextmanager
-def _current(active: Span) -> Iterator[None]:
+def _current(active: Span) -> Iterator[Span]:
     before, error = _span.get(), None
     _span.set(active)
     try:
-        yield
+        yield active
     except BaseException as raised:
         error = raised
         raise

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from math import ceil
+from types import TracebackType
 
 from service.errors import ApiError, Failure, ScorerLate, UpstreamError
 from service.settings import UpstreamSettings
@@ -18,12 +18,19 @@ _WORKING: frozenset[Failure] = frozenset({"overloaded", "moved", "refused"})
 
 
 class Call:
-    """One call under way."""
+    """One call under way: `async with guard.call() as call:` surrounds it, and the block says when it `heard`."""
 
-    def __init__(self, guard: Guard, *, trial: bool) -> None:
+    def __init__(self, guard: Guard, stall_seconds: float, proves: bool) -> None:
         self._guard = guard
-        self.trial = trial
-        self.heard_at = guard.clock()
+        self._stall_seconds = stall_seconds
+        self._proves = proves
+        self.trial = False
+        self.heard_at = 0.0
+
+    @property
+    def stalled(self) -> bool:
+        """Whether nothing was heard for so long that the upstream is taken for frozen."""
+        return self._guard.clock() - self.heard_at >= self._stall_seconds
 
     def heard(self) -> None:
         """The upstream sent something."""
@@ -31,6 +38,24 @@ class Call:
         if self.trial:
             self.trial = False
             self._guard.trial_answered()
+
+    async def __aenter__(self) -> Call:
+        if self._guard.circuit.open:
+            self.trial = await self._guard.admit()
+        self.heard_at = self._guard.clock()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, UpstreamError):
+            self._guard.failed(self, error)
+        elif isinstance(error, asyncio.CancelledError | GeneratorExit):
+            self._guard.cancelled(self)
+        elif self._proves and (error is None or isinstance(error, ApiError)):
+            self.heard()
+            self._guard.circuit.succeed()
+        self._guard.ended(self)
 
 
 class Guard:
@@ -51,38 +76,18 @@ class Guard:
         self.heard_at = float("-inf")
         self._unavailable = unavailable
         self._metrics = metrics
+        self._shown: bool | None = None
         self._code: str | None = None
         self._trial: asyncio.Future[None] | None = None
         self._show()
 
-    @asynccontextmanager
-    async def call(self, stall_seconds: float | None = None, *, proves: bool = True) -> AsyncIterator[Call]:
+    def call(self, stall_seconds: float | None = None, *, proves: bool = True) -> Call:
         """Surrounds one call. Raises at once while the circuit is open; who comes during its trial waits for that.
 
         A call that is cancelled, or late, counts as failed if nothing was heard for `stall_seconds`. A call that
         `proves` nothing, because a frozen engine would answer it too, can fail but not succeed.
         """
-        call = Call(self, trial=await self._admit())
-        stall = self.settings.stall_seconds if stall_seconds is None else stall_seconds
-        try:
-            yield call
-        except UpstreamError as error:
-            self._failed(call, error, stall)
-            raise
-        except ApiError:
-            self._succeeded(call, proves)
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            if self.clock() - call.heard_at >= stall:
-                self.count("timeout")
-                self.circuit.fail(trial=call.trial)
-            raise
-        else:
-            self._succeeded(call, proves)
-        finally:
-            if call.trial:
-                self._settle()
-            self._show()
+        return Call(self, self.settings.stall_seconds if stall_seconds is None else stall_seconds, proves)
 
     def trial_answered(self) -> None:
         """Let the calls through that wait for the trial."""
@@ -90,8 +95,8 @@ class Guard:
         self._settle()
         self._show()
 
-    async def _admit(self) -> bool:
-        """Whether this call is the trial of an open circuit."""
+    async def admit(self) -> bool:
+        """Whether a call that comes now is the trial of an open circuit; raises if it is to be kept back."""
         while self.circuit.open:
             if (pause := self.circuit.pause_left()) > 0:
                 raise self._refusal(pause)
@@ -113,18 +118,26 @@ class Guard:
             retry_after=pause,
         )
 
-    def _succeeded(self, call: Call, proves: bool) -> None:
-        if proves:
-            call.heard()
-            self.circuit.succeed()
-
-    def _failed(self, call: Call, error: UpstreamError, stall: float) -> None:
+    def failed(self, call: Call, error: UpstreamError) -> None:
+        """A call failed."""
         self.count(error.kind)
         if error.kind in _WORKING:
             call.heard()
-        elif not isinstance(error, ScorerLate) or self.clock() - call.heard_at >= stall:
+        elif not isinstance(error, ScorerLate) or call.stalled:
             self._code = error.code
             self.circuit.fail(trial=call.trial)
+
+    def cancelled(self, call: Call) -> None:
+        """A call was cancelled, which says nothing unless the upstream was silent for long."""
+        if call.stalled:
+            self.count("timeout")
+            self.circuit.fail(trial=call.trial)
+
+    def ended(self, call: Call) -> None:
+        """A call is over, however it ended."""
+        if call.trial:
+            self._settle()
+        self._show()
 
     def _settle(self) -> None:
         if self._trial is not None and not self._trial.done():
@@ -137,5 +150,6 @@ class Guard:
             self._metrics.upstream.errors.labels(self.name, kind).inc()
 
     def _show(self) -> None:
-        if self._metrics is not None:
-            self._metrics.upstream.circuit.labels(self.name).set(self.circuit.open)
+        if self._metrics is not None and self._shown is not (shown := self.circuit.open):
+            self._metrics.upstream.circuit.labels(self.name).set(shown)
+            self._shown = shown

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import aiohttp
 import orjson
+from yarl import URL
 
 from service.errors import InvalidRequest, PolicyOverloaded, PolicyUnavailable
 from service.settings import PolicySettings
@@ -22,7 +23,8 @@ from service.upstream.refusals import refusal
 
 __all__ = ["HttpPolicy", "Policy", "parse"]
 
-_CONNECT_SECONDS = 5.0
+# How long an answer may take is the request's deadline's matter.
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
 _READ_BYTES = 2**20
 _LARGEST_ERROR = 2**16
 _USAGE = {"include_usage": True}
@@ -56,6 +58,7 @@ class HttpPolicy:
         self._endpoint = endpoint
         self._session = session
         self._guard = guard or Guard("policy", PolicyUnavailable)
+        self._url = URL(f"{endpoint.url}/v1/chat/completions")
         self._headers = {"Content-Type": "application/json", **endpoint.headers}
         if endpoint.api_key:
             self._headers["Authorization"] = f"Bearer {endpoint.api_key}"
@@ -138,10 +141,10 @@ class HttpPolicy:
         response = await send(
             self._session,
             "POST",
-            f"{self._endpoint.url}/v1/chat/completions",
-            data=orjson.dumps(request),
+            self._url,
             headers=self._headers,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+            data=orjson.dumps(request),
+            timeout=_TIMEOUT,
             read_bufsize=_READ_BYTES,
         )
         async with response:

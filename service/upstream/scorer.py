@@ -203,8 +203,8 @@ class HttpScorer:
                 self._session,
                 method,
                 self._url + path,
-                data=None if body is None else orjson.dumps(body),
                 headers=self._headers,
+                data=None if body is None else orjson.dumps(body),
                 timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS),
             )
             async with response:

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.http.state import AppState
 from service.telemetry import tracing
 from service.telemetry.otel import root_span
 from service.telemetry.summary import RequestSummary, summarised
-from service.telemetry.tracing import Caller, Span, TraceParent, incoming_trace, new_trace, request_span
+from service.telemetry.tracing import NO_SPAN, Caller, Span, TraceParent, incoming_trace, new_trace, request_span
 
 log = logging.getLogger("winnow.request")
 
@@ -68,7 +68,8 @@ class RequestScope:
                     summary.path = getattr(scope.get("route"), "path", None)
                     summary.status = summary.status or response.status
                     summary.seconds = round(self._clock() - began, 6)
-                    _describe(root, summary)
+                    if root is not NO_SPAN:
+                        _describe(root, summary)
         finally:
             _count(state, summary)
             log.log(logging.DEBUG if scope["path"] in _PROBES else logging.INFO, "request", extra=_line(summary))
@@ -97,11 +98,12 @@ class _Response:
     async def send(self, message: Message) -> None:
         """Pass one message on."""
         if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            headers["x-request-id"] = self._values["id"]
+            headers = message["headers"] = list(message.get("headers", ()))
+            set_before = {name.lower() for name, _ in headers}
             # What a handler left for it.
-            for name, value in self._values.get("response_headers", {}).items():
-                headers.setdefault(name, value)
+            left = {"x-request-id": self._values["id"], **self._values.get("response_headers", {})}
+            encoded = ((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in left.items())
+            headers += [(name, value) for name, value in encoded if name not in set_before]
             self._started = message["status"]
         await self._send(message)
         if message["type"] == "http.response.body" and not message.get("more_body", False):

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from fastapi import APIRouter, Request, Response
 
 from service.api.answers import EVENTS, ResponseBody
+from service.api.http.direct import DirectRoute
 from service.api.http.exchange import Blocks, Exchange, chunks_of
 from service.api.openapi import takes
 from service.api.responses.events import ResponseEvents
@@ -16,7 +17,7 @@ from service.api.responses.response import response_object, unfinished
 from service.errors import InvalidRequest
 from service.request.schemas import validate
 
-router = APIRouter()
+router = APIRouter(route_class=DirectRoute)
 
 
 @router.post("/v1/responses", responses={200: {"model": ResponseBody, "content": EVENTS}})

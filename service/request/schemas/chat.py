@@ -159,7 +159,9 @@ class ChatRequest(NullsAbsent):
 
     def sampling_options(self) -> dict[str, Any]:
         """What goes to the policy beside messages, seed, temperature and limits."""
-        return self.model_dump(include=_OPTIONS, exclude_none=True) | (self.model_extra or {})
+        given = _OPTIONS & self.model_fields_set
+        options = self.model_dump(include=given, exclude_none=True) if given else {}
+        return options | (self.model_extra or {})
 
     @property
     def sampling_changes(self) -> frozenset[str]:
