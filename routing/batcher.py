@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from routing.conversation import Messages
 from routing.router import RouteDecision
+from routing.text.conversation import Messages
 
 BATCH = 8
 

@@ -1,10 +1,10 @@
 """The route of a conversation: operators' rules first, then the classifier's calibrated probability.
 
 `Router.route` answers for any text whatever: empty, binary, a megabyte long. A text with nothing to read in it
-is `default`. A conversation takes the route of the most high-stakes text that is read of it (`routing.conversation`).
+is `default`. A conversation takes the route of the most high-stakes text that is read of it (`text.conversation`).
 
 `Router.quick` is the part that is fast enough for an event loop: the n-grams decide most conversations in a
-fraction of a millisecond. What it leaves open takes an encoder, some milliseconds on a thread (`routing.batcher`).
+fraction of a millisecond. What it leaves open takes an encoder, some milliseconds on a thread (`batcher`).
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from routing.background import background_task
-from routing.bundle import BUNDLED, load_bundle
-from routing.classifier import Classifier, Estimate, Scan
-from routing.conversation import Messages, Reading, read
 from routing.errors import BadRoutingInput
-from routing.manifest import RouterManifest
+from routing.model.bundle import BUNDLED, load_bundle
+from routing.model.classifier import Classifier, Estimate, Scan
+from routing.model.manifest import RouterManifest
 from routing.routes import DEFAULT, Route
 from routing.rules import Rule, first_match
 from routing.settings import RouterSettings
+from routing.text.background import background_task
+from routing.text.conversation import Messages, Reading, read
 
 BACKGROUND = "background-task"
 
@@ -39,7 +39,7 @@ class RouteDecision:
 
     probability is P(any class but default), calibrated as the manifest says and whatever a rule decided;
     `rule` names the operator's rule that decided the route (or is `background-task`), or is None; `truncated`
-    says that a part of the conversation was not read because it is too long (`routing.conversation.BOUND`).
+    says that a part of the conversation was not read because it is too long (`routing.text.conversation.BOUND`).
     """
 
     route: Route

@@ -7,7 +7,7 @@ with the pattern's own error.
 A keyword is a whole word, in any case and width. What "whole" means depends on the script at each of its ends:
 Chinese, Japanese, Thai, Lao, Khmer, Burmese and Tibetan put no spaces between words, so a keyword in them matches
 anywhere; Korean attaches particles, so a keyword in it need only begin a word; a keyword without letters or digits
-("💳", "§") matches anywhere. A keyword and a text are also compared as `routing.spelling.deobfuscated` spells them.
+("💳", "§") matches anywhere. A keyword and a text are also compared as `text.spelling.deobfuscated` spells them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import re2
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, model_validator
 
 from routing.routes import Route
-from routing.spelling import cleaned, deobfuscated, folded
+from routing.text.spelling import cleaned, deobfuscated, folded
 
 Keyword = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 

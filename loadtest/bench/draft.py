@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.bench.best_of_n_peers import Request, Upstream, plain_vllm
 from loadtest.bench.paired import ratio
+from loadtest.bench.peers.best_of_n import Request, Upstream, plain_vllm
 from loadtest.bench.processes import free_port, served
 from loadtest.workload import Workload, load_prompts
 

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.bench.best_of_n_peers import START, Ask, PeerAnswer, Request, Upstream, plain_vllm
 from loadtest.bench.paired import ratio
+from loadtest.bench.peers.best_of_n import START, Ask, PeerAnswer, Request, Upstream, plain_vllm
 from loadtest.bench.processes import Server, free_port, post, served
 from loadtest.workload import Workload, load_prompts
 

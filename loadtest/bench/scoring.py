@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.bench.line_process import answering
 from loadtest.bench.paired import ratio
+from loadtest.bench.peers.line_process import answering
 from loadtest.bench.processes import Server, free_port, post, served
 
 SHAPES = ((60, 110), (250, 110), (850, 110))
@@ -201,7 +201,7 @@ def _vllm(folder: Path, logs: Path) -> Any:
 @contextmanager
 def _plain(folder: Path, logs: Path) -> Any:
     """transformers in a process of its own, without any server around it."""
-    command = [sys.executable, "-m", "loadtest.bench.plain_transformers", str(folder)]
+    command = [sys.executable, "-m", "loadtest.bench.peers.plain_transformers", str(folder)]
     with answering(PLAIN, command, logs / "transformers.log") as process:
         process.ask([[_FIRST_ID]])
         yield ScoringContestant(process.ask, process.server)

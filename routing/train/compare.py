@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.features import buckets
+from routing.model.features import buckets
 from routing.train.curves import fit_curve
 from routing.train.data import Example, load, on
 from routing.train.evaluate import choose_threshold, labels, measure, odds_of

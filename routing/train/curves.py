@@ -10,13 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.classifier import ENCODED, Logits, NgramModel, TextModel, spelled_out
-from routing.conversation import BOUND
-from routing.manifest import FittedCalibration, FittedCascade, FittedStage
+from routing.model.classifier import ENCODED, Logits, NgramModel, TextModel, spelled_out
+from routing.model.manifest import FittedCalibration, FittedCascade, FittedStage
+from routing.model.windows import windows
+from routing.text.conversation import BOUND
 from routing.train.data import Corpus, Example
 from routing.train.evaluate import labels, odds_of
 from routing.train.long_texts import Document, beside, composed, documents, prose_windows, with_question
-from routing.windows import windows
 
 # Texts on either side of a bound, beyond the last one on which the n-grams alone would have been wrong.
 _GUARD = 0.5

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 from zlib import crc32
 
-from routing.classifier import SHORT
 from routing.errors import BadRoutingInput
-from routing.features import words
 from routing.jsonl import read_jsonl
+from routing.model.classifier import SHORT
+from routing.model.features import words
 from routing.routes import DEFAULT, ROUTE_PATTERN, SHIPPED, Route
 
 AUTHORED = Path(__file__).parent.parent / "data" / "authored.jsonl"

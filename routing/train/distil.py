@@ -20,8 +20,8 @@ from tokenizers import BertWordPieceTokenizer
 from torch import Tensor
 from torch.nn import functional
 
-from routing.encoder import read_tokenizer
 from routing.errors import BadRoutingInput
+from routing.model.encoder import read_tokenizer
 from routing.train.augment import vary
 from routing.train.data import Example
 from routing.train.recipe import DistilRecipe

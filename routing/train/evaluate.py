@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.classifier import Logits
+from routing.model.classifier import Logits
 from routing.train.data import Example
 
 # A source says something about a false-positive rate of a few per cent from this many texts without stakes; below

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
-from routing.classifier import spelled_out
+from routing.model.classifier import spelled_out
+from routing.model.windows import WINDOW, windows
 from routing.train.data import Example
-from routing.windows import WINDOW, windows
 
 MOST_WINDOWS = 40_000
 _SENTENCES = re.compile(r"(?<=[.!?])\s+")

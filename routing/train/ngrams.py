@@ -1,4 +1,4 @@
-"""Fit the n-gram model with scikit-learn; it is served without (`routing.classifier`)."""
+"""Fit the n-gram model with scikit-learn; it is served without (`routing.model.classifier`)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.classifier import NgramModel
-from routing.features import BUCKETS, buckets, weigh
+from routing.model.classifier import NgramModel
+from routing.model.features import BUCKETS, buckets, weigh
 from routing.train.data import Example
 
 AUTHORED_WEIGHT = 3.0

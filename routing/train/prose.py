@@ -9,8 +9,8 @@ import json
 import sys
 from collections.abc import Iterator
 
-from routing.classifier import SHORT
 from routing.jsonl import open_text, read_jsonl
+from routing.model.classifier import SHORT
 
 
 def rows(pairs: str) -> Iterator[dict[str, str]]:

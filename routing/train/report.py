@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from routing.conversation import BOUND
 from routing.router import RouteDecision, Router
+from routing.text.conversation import BOUND
 from routing.train.data import Corpus, Example
 from routing.train.disguise import DISGUISES
 from routing.train.evaluate import calibration_error, labels, latency, measure, rate

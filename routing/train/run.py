@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from routing.bundle import ENCODER, NGRAMS, VOCABULARY, WINDOWS, load_encoder, load_ngrams, save_ngrams, seal
-from routing.classifier import NgramModel, TextModel
 from routing.errors import BadRoutingInput
-from routing.manifest import RouterManifest
+from routing.model.bundle import ENCODER, NGRAMS, VOCABULARY, WINDOWS, load_encoder, load_ngrams, save_ngrams, seal
+from routing.model.classifier import NgramModel, TextModel
+from routing.model.manifest import RouterManifest
 from routing.router import Router
 from routing.train.curves import LongTextFit, fit_cascade, fit_curve
 from routing.train.data import Corpus, Example, digests, load

@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from routing.encoder import MAX_TOKENS
 from routing.errors import BadRoutingInput
+from routing.model.encoder import MAX_TOKENS
 
 EPSILON = 1e-12  # BERT's layer norm
 ONE_LAYER = (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.bench.line_process import answering
+from loadtest.bench.peers.line_process import answering
 from loadtest.bench.processes import BenchError, post
 
 DOUBLE = "import json, sys\nfor line in sys.stdin: print(json.dumps([2 * n for n in json.loads(line)]), flush=True)"

@@ -14,7 +14,7 @@ NOT_MIRRORED = {"__init__.py", "__main__.py"}
 # Tested through what uses it, because there its behaviour can be seen.
 TESTED_IN = {
     "routing/config.py": "tests/routing/test_cli.py",
-    "routing/manifest.py": "tests/routing/test_bundle.py",
+    "routing/model/manifest.py": "tests/routing/model/test_bundle.py",
     "service/api/http/lists.py": "tests/service/api/test_scope.py",
     "service/api/operators/users.py": "tests/service/api/test_scope.py",
     "service/store/actions.py": "tests/service/reviews/test_queue.py",

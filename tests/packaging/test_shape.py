@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
 from statistics import median
 
@@ -11,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LONGEST_FUNCTION = 40
 MEDIAN_MODULE = 200
+MOST_MODULES = 14
 PACKAGES = ("service", "routing", "reward_model", "loadtest")
 # One fills the summary of a request, the other is what readiness is judged by; neither is imported beyond its package.
 KNOWN_TWICE = {"Facts"}
@@ -44,6 +46,13 @@ def test_no_function_is_longer_than_a_screen(package: str) -> None:
 def test_half_of_the_modules_are_short(package: str) -> None:
     lengths = [len(path.read_text(encoding="utf-8").splitlines()) for path in _modules(package)]
     assert median(lengths) < MEDIAN_MODULE
+
+
+@pytest.mark.parametrize("package", ["service", "routing", "loadtest"])
+def test_no_folder_has_too_many_modules(package: str) -> None:
+    folders = Counter(path.parent.relative_to(ROOT) for path in _modules(package) if path.name != "__init__.py")
+    full = {str(folder): count for folder, count in folders.items() if count > MOST_MODULES}
+    assert not full, f"group what belongs together: {full}"
 
 
 def test_a_class_has_a_name_of_its_own() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from routing.manifest import FittedCalibration
+from routing.model.manifest import FittedCalibration
 from routing.train.curves import fit_cascade, fit_curve
 
 

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from routing.classifier import spelled_out
+from routing.model.classifier import spelled_out
 from routing.train.disguise import DISGUISES
 
 TEXT = "Somebody charged my account twice without asking"

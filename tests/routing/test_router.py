@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from routing.bundle import BUNDLED
-from routing.classifier import Classifier, Logits, NgramModel, Stage, StakesCalibration
 from routing.errors import BadRoutingInput
-from routing.features import BUCKETS
-from routing.manifest import read_manifest
+from routing.model.bundle import BUNDLED
+from routing.model.classifier import Classifier, Logits, NgramModel, Stage, StakesCalibration
+from routing.model.features import BUCKETS
+from routing.model.manifest import read_manifest
 from routing.router import RouteDecision, Router
 from routing.settings import RouterSettings
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from routing.cli import route_train_app
-from routing.manifest import read_manifest
+from routing.model.manifest import read_manifest
 from routing.router import Router
 
 BILLING = "{} charged me a fee twice on invoice {}"

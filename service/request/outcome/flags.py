@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from routing.rules import first_match
-from routing.spelling import cleaned
+from routing.text.spelling import cleaned
 from service.request.candidate import Candidate
 from service.request.plan import Plan
 

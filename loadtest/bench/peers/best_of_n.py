@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.bench.environments import ITS_HUB, OPTILLM, RECIPES, environment
-from loadtest.bench.line_process import answering
+from loadtest.bench.peers.line_process import answering
 from loadtest.bench.processes import BenchError, Server, free_port, post, served
 
 PLAIN = "vLLM + transformers"
@@ -93,7 +93,7 @@ def _then_transformers(
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
-    command = [sys.executable, "-m", "loadtest.bench.plain_transformers", str(folder)]
+    command = [sys.executable, "-m", "loadtest.bench.peers.plain_transformers", str(folder)]
     process = stack.enter_context(answering(PLAIN, command, logs / "transformers.log"))
     process.ask([[tokenizer.eos_token_id]])
     sample = plain_vllm(upstream)
@@ -114,7 +114,7 @@ def _its_hub(
 ) -> tuple[Ask, Server]:
     """Its BestOfN with Winnow's scorer as the reward model."""
     place = environment(environments, ITS_HUB, RECIPES[ITS_HUB], say)
-    script = Path(__file__).with_name("its_hub_best_of_n.py")
+    script = Path(__file__).with_name("its_hub.py")
     # -P: modules beside the script must not hide those of the environment.
     command = [str(place / "python"), "-P", str(script), upstream.policy, upstream.model, upstream.scorer]
     process = stack.enter_context(answering(ITS_HUB, [*command, str(upstream.max_tokens)], logs / "its_hub.log"))

@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile
 
-from routing.classifier import Cascade, Classifier, NgramModel, Stage, StakesCalibration
-from routing.encoder import EncoderModel
 from routing.errors import BundleError
-from routing.features import BUCKETS
-from routing.manifest import MANIFEST, FittedCalibration, FittedCascade, RouterManifest, read_manifest
+from routing.model.classifier import Cascade, Classifier, NgramModel, Stage, StakesCalibration
+from routing.model.encoder import EncoderModel
+from routing.model.features import BUCKETS
+from routing.model.manifest import MANIFEST, FittedCalibration, FittedCascade, RouterManifest, read_manifest
 
-BUNDLED = Path(__file__).parent / "bundled"
+BUNDLED = Path(__file__).parents[1] / "bundled"
 ENCODER, VOCABULARY, NGRAMS, WINDOWS = "encoder.onnx", "vocab.txt", "ngrams.npz", "windows.npz"
 FILES = (NGRAMS, WINDOWS, ENCODER, VOCABULARY)
 

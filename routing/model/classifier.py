@@ -22,9 +22,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.features import HashedWords, words
-from routing.spelling import deobfuscated, unaccented
-from routing.windows import runs, segments
+from routing.model.features import HashedWords, words
+from routing.model.windows import runs, segments
+from routing.text.spelling import deobfuscated, unaccented
 
 SHORT = 300
 # Windows of one conversation that the encoder reads; the n-grams choose the most suspicious.

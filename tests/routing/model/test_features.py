@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing.features import BUCKETS, HashedWords, buckets, weigh, words
+from routing.model.features import BUCKETS, HashedWords, buckets, weigh, words
 
 
 def by_definition(tokens: list[str]) -> list[int]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from routing.background import background_task
 from routing.router import BACKGROUND, Router
 from routing.settings import RouterSettings
+from routing.text.background import background_task
 
 BILL = "I was charged twice for my subscription. What should I do?"
 HISTORY = f"<chat_history>\nUSER: {BILL}\nASSISTANT: Please check the statement.\n</chat_history>"

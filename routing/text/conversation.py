@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from routing.spelling import cleaned
+from routing.text.spelling import cleaned
 
 BOUND = 20_000
 MOST_TURNS = 200

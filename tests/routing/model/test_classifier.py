@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from routing.classifier import (
+from routing.model.classifier import (
     ENCODED,
     SHORT,
     Cascade,
@@ -21,10 +21,10 @@ from routing.classifier import (
     log_odds,
     spelled_out,
 )
-from routing.features import BUCKETS, buckets
+from routing.model.features import BUCKETS, buckets
+from routing.model.windows import windows
 from routing.train.data import authored
 from routing.train.ngrams import fit_ngrams, matrix
-from routing.windows import windows
 
 
 class Counting:

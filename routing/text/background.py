@@ -17,9 +17,9 @@ from typing import Any, Literal, NamedTuple
 import re2
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from routing.spelling import cleaned
+from routing.text.spelling import cleaned
 
-SHAPES = Path(__file__).parent / "data" / "background_tasks.json"
+SHAPES = Path(__file__).parents[1] / "data" / "background_tasks.json"
 
 # The instruction stands within so many characters of the beginning; the end within so many of the end.
 _HEAD, _TAIL = 1_000, 300

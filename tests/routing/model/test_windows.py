@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from routing.windows import WINDOW, windows
+from routing.model.windows import WINDOW, windows
 
 SENTENCES = [f"Sentence {number} of this text." for number in range(100)]
 

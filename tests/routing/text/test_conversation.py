@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from routing.conversation import BOUND, MOST_TURNS, is_short_answer, pieces, read
+from routing.text.conversation import BOUND, MOST_TURNS, is_short_answer, pieces, read
 
 LONG = [f"This turn is number {number} and on a topic of its own." for number in range(8)]
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import BertModel, BertTokenizer
 
-from routing.bundle import BUNDLED, VOCABULARY
-from routing.encoder import MAX_TOKENS, EncoderModel, read_tokenizer
 from routing.errors import BadRoutingInput
+from routing.model.bundle import BUNDLED, VOCABULARY
+from routing.model.encoder import MAX_TOKENS, EncoderModel, read_tokenizer
 from routing.train.distil import teacher_vectors
 from routing.train.student import export_onnx, from_bert
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from routing.spelling import cleaned, deobfuscated, folded, unaccented
+from routing.text.spelling import cleaned, deobfuscated, folded, unaccented
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from routing.bundle import BUNDLED, ENCODER, FILES, NGRAMS, VOCABULARY, WINDOWS, load_bundle, seal
 from routing.errors import BundleError
-from routing.manifest import MANIFEST, read_manifest
+from routing.model.bundle import BUNDLED, ENCODER, FILES, NGRAMS, VOCABULARY, WINDOWS, load_bundle, seal
+from routing.model.manifest import MANIFEST, read_manifest
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Who Winnow is measured against: scoring and best-of-n by others."""
