@@ -18,7 +18,6 @@ from sqlalchemy import and_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.audits.judging import Judged, judged_between
-from service.store.redaction import redact
 from service.store.rows import Row
 from service.store.scope import Tenants, seen_by
 from service.store.tables import candidates, feedback, responses, reviews
@@ -99,7 +98,7 @@ async def _answers(connection: Any, ids: set[str]) -> dict[str, _Answer]:
 
 def _review_pairs(ticket: Row, answer: _Answer) -> Iterator[Row]:
     winner = answer.completion(answer.row["winner"])
-    better = answer.completion(ticket["chosen"]) if ticket["verdict"] == "choose" else _written(ticket)
+    better = answer.completion(ticket["chosen"]) if ticket["verdict"] == "choose" else ticket["text"]
     if ticket["verdict"] not in ("choose", "edit") or winner is None or better in (None, winner):
         return
     vote = {"id": ticket["decided_by"], "vote": "chosen", "at": _time(ticket["decided_at_ms"])}
@@ -121,16 +120,11 @@ def _review_replies(ticket: Row, answer: _Answer) -> Iterator[Row]:
     if ticket["verdict"] == "edit":
         yield {
             "id": f"{ticket['id']}:written",
-            "completion": _written(ticket),
+            "completion": ticket["text"],
             "acceptable": True,
             **shared,
             **_NOT_SAMPLED,
         }
-
-
-def _written(ticket: Row) -> str | None:
-    """What the reviewer wrote, as it may leave."""
-    return redact(ticket["text"])[0] if ticket["text"] else None
 
 
 def _feedback_pairs(opinion: Row, answer: _Answer) -> Iterator[Row]:

@@ -13,6 +13,7 @@ from service.api.openapi import takes
 from service.errors import NotFound
 from service.request.schemas import parse
 from service.reviews.feedback import Feedback, candidates_of, is_answer_of, keep_feedback, require_candidates
+from service.store.redaction import redactor_of
 
 router = APIRouter()
 
@@ -42,4 +43,5 @@ async def post_feedback(request: Request) -> dict[str, Any]:
     else:
         require_candidates(opinion, await candidates_of(engine, opinion.response_id))
     user = state.recent.user_of(opinion.response_id, identity.tenant)
-    return {"id": await keep_feedback(engine, identity.tenant, opinion, user)}
+    redactor = redactor_of(state.settings.store)
+    return {"id": await keep_feedback(engine, identity.tenant, opinion, user, redactor)}

@@ -47,6 +47,7 @@ def draw(
     from service.audits.drawing import Draw, draw_audit
     from service.audits.greedy import asking
     from service.settings import load_settings
+    from service.store.redaction import redactor_of
 
     now = int(time.time() * 1000)
     name = f"audit-{datetime.datetime.now(datetime.UTC).date().isoformat()}-{seed}"
@@ -56,7 +57,7 @@ def draw(
 
     async def drawn(engine: AsyncEngine) -> Row:
         async with asking(settings) as ask:
-            return await draw_audit(engine, name, wanted, getpass.getuser(), ask)
+            return await draw_audit(engine, name, wanted, getpass.getuser(), ask, redactor_of(settings.store))
 
     _print(on_store(url, config, drawn))
 
@@ -83,12 +84,15 @@ def label(
 ) -> None:
     """Take in labels from a JSONL file, all of them or none. Lines without a choice, and the texts, are passed over."""
     from service.audits.judging import Audits
+    from service.settings import load_settings
+    from service.store.redaction import redactor_of
 
     with clear_errors():
         labels = list(_labels(file))
+        redactor = redactor_of(load_settings(config).store)
 
     async def keep(engine: AsyncEngine) -> None:
-        await Audits(engine).label(await _named(engine, audit), annotator, labels)
+        await Audits(engine, redactor=redactor).label(await _named(engine, audit), annotator, labels)
 
     on_store(url, config, keep)
     _print({"labels": len(labels)})

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.errors import SetupError
-from service.store.redaction import redact
+from service.store.redaction import Redactor, redact, redact_note
 from service.store.rows import Row
 from service.store.tables import actions, audit_items, audits, candidates, responses
 
@@ -49,7 +49,9 @@ class _Sampled:
     row: Row
 
 
-async def draw_audit(engine: AsyncEngine, name: str, draw: Draw, actor: str, ask_greedy: Greedy) -> Row:
+async def draw_audit(
+    engine: AsyncEngine, name: str, draw: Draw, actor: str, ask_greedy: Greedy, redactor: Redactor = redact
+) -> Row:
     """Draw, ask the policy for the greedy answers, write all of it or nothing; the audit's row.
 
     Strata are routes and decisions. Raises SetupError where the name is taken or there is nothing to draw.
@@ -63,7 +65,12 @@ async def draw_audit(engine: AsyncEngine, name: str, draw: Draw, actor: str, ask
             raise SetupError(f"no answer of that time can be audited ({_told(left_out)})")
         counts = allocate({stratum: len(ids) for stratum, ids in strata.items()}, draw.size)
         sample = await _sample(connection, strata, counts, chance)
-    items = await _items(name, sample, draw, chance, ask_greedy)
+
+    async def ask(row: Row) -> str | None:
+        text = await ask_greedy(row)
+        return await redact_note(redactor, text) if text else text
+
+    items = await _items(name, sample, draw, chance, ask)
     audit = {
         "id": name,
         "at_ms": int(time.time() * 1000),
@@ -196,8 +203,7 @@ async def _ask_all(rows: list[Row], wanted: list[bool], ask: Greedy) -> list[str
         if not is_wanted:
             return None
         async with gate:
-            text = await ask(row)
-        return None if text is None else redact(text)[0]
+            return await ask(row)
 
     return await asyncio.gather(*(one(row, is_wanted) for row, is_wanted in zip(rows, wanted, strict=True)))
 

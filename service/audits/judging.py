@@ -17,7 +17,7 @@ from service.errors import Conflict, NotFound
 from service.store.actions import log_action
 from service.store.claims import HOLD_MS, free_for, given_back, held_by
 from service.store.pages import Cursor, Page, read_page
-from service.store.redaction import redact
+from service.store.redaction import Redactor, redact, redact_note
 from service.store.rows import Row
 from service.store.scope import Tenants, seen_by
 from service.store.tables import audit_items, audit_labels, audits, candidates, responses
@@ -65,9 +65,10 @@ class Judged:
 class Audits:
     """The audits, for whoever holds an annotator's key."""
 
-    def __init__(self, engine: AsyncEngine, tenants: Tenants = None) -> None:
+    def __init__(self, engine: AsyncEngine, tenants: Tenants = None, redactor: Redactor = redact) -> None:
         self._engine = engine
         self._tenants = tenants
+        self._redactor = redactor
 
     async def listed(self) -> list[Row]:
         """All audits, the newest first, with how far each is labelled."""
@@ -121,15 +122,16 @@ class Audits:
 
         Raises NotFound for an item that the audit does not have, Conflict for one that others have labelled enough.
         """
+        notes = [await redact_note(self._redactor, said.note) for _, said in labels]
         async with self._engine.begin() as connection:
             await self._require(connection, audit_id)
-            for item_id, said in labels:
+            for (item_id, said), note in zip(labels, notes, strict=True):
                 which = and_(audit_items.c.id == item_id, audit_items.c.audit_id == audit_id, self._visible())
                 item = (await connection.execute(select(audit_items).where(which))).mappings().one_or_none()
                 if item is None:
                     raise NotFound(f"{audit_id} has no item {item_id}", param="item", code="item_not_found")
                 try:
-                    await _label(connection, annotator, dict(item), said)
+                    await _label(connection, annotator, dict(item), said, note)
                 except IntegrityError as error:
                     raise Conflict(f"{annotator} is labelling {item_id} twice at once", code="item_labelled") from error
 
@@ -172,7 +174,7 @@ class Audits:
         ]
 
 
-async def _label(connection: AsyncConnection, annotator: str, item: Row, said: AuditLabel) -> None:
+async def _label(connection: AsyncConnection, annotator: str, item: Row, said: AuditLabel, note: str | None) -> None:
     item_id = item["id"]
     earlier = select(audit_labels).where(audit_labels.c.item_id == item_id)
     labels = {row["annotator"]: row for row in (await connection.execute(earlier)).mappings()}
@@ -181,8 +183,7 @@ async def _label(connection: AsyncConnection, annotator: str, item: Row, said: A
         raise Conflict(f"{item_id} has all the labels that it wants", code="item_labelled")
     of_mine = and_(audit_labels.c.item_id == item_id, audit_labels.c.annotator == annotator)
     await connection.execute(delete(audit_labels).where(of_mine))
-    row = said.model_dump() | {"item_id": item_id, "annotator": annotator, "at_ms": _now()}
-    row["note"] = redact(said.note)[0] if said.note else None
+    row = said.model_dump() | {"item_id": item_id, "annotator": annotator, "at_ms": _now(), "note": note}
     await connection.execute(insert(audit_labels).values(row))
     free = given_back(audit_items.c.held_by, audit_items.c.held_until_ms)
     held = and_(audit_items.c.id == item_id, audit_items.c.held_by == annotator)

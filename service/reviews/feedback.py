@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.errors import InvalidRequest
 from service.reviews.queue import MAX_INDEX
-from service.store.redaction import redact
+from service.store.redaction import Redactor, redact_note
 from service.store.rows import fitted, stored_user
 from service.store.tables import candidates, feedback, responses
 
@@ -40,10 +40,10 @@ class Feedback(BaseModel):
         return self
 
 
-async def keep_feedback(engine: AsyncEngine, tenant: str, said: Feedback, user: str | None = None) -> str:
+async def keep_feedback(engine: AsyncEngine, tenant: str, said: Feedback, user: str | None, redactor: Redactor) -> str:
     """Write it, and return its id: durable by then. A comment is redacted; `user` is whom the answer was for."""
     row = said.model_dump() | {"id": f"feedback-{secrets.token_hex(12)}", "tenant": tenant, "user": stored_user(user)}
-    row["comment"] = redact(said.comment)[0] if said.comment else None
+    row["comment"] = await redact_note(redactor, said.comment)
     async with engine.begin() as connection:
         await connection.execute(insert(feedback).values(fitted(feedback, row | {"at_ms": int(time.time() * 1000)})))
     return str(row["id"])

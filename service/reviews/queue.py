@@ -22,7 +22,7 @@ from service.store.claims import HOLD_MS, free_for, given_back, held_by
 from service.store.outbox import add_event
 from service.store.pages import Cursor, Page, read_page
 from service.store.privacy.vault import EDITED, Vault, forget_held
-from service.store.redaction import redact
+from service.store.redaction import Redactor, redact_note
 from service.store.rows import Row, fitted
 from service.store.scope import Tenants, seen_by
 from service.store.tables import candidates, responses, reviews
@@ -142,7 +142,7 @@ class Reviews:
         free = given_back(reviews.c.claimed_by, reviews.c.claimed_until_ms)
         return await self._change(review_id, mine, free, actor, "release", {})
 
-    async def decide(self, review_id: str, actor: str, verdict: Verdict) -> Row:
+    async def decide(self, review_id: str, actor: str, verdict: Verdict, redactor: Redactor) -> Row:
         """Decide a ticket that this reviewer holds. Raises Conflict where it is held by nobody or by another."""
         mine = and_(reviews.c.claimed_by == actor, reviews.c.claimed_until_ms >= _now())
         chosen = await self._chosen(review_id, verdict)
@@ -151,7 +151,7 @@ class Reviews:
         decided |= {"chosen": chosen, "reasons": verdict.reasons, "acceptable": verdict.acceptable}
         # The text goes to who asked as it was written, from the vault; what stays is kept without what names people.
         for name, text in (("text", verdict.text), ("note", verdict.note)):
-            decided[name] = redact(text)[0] if text else None
+            decided[name] = await redact_note(redactor, text)
         return await self._change(review_id, mine, fitted(reviews, decided), actor, "verdict", told, verdict.text)
 
     async def answer(self, response_id: str, tenant: str) -> Row | None:

@@ -17,8 +17,7 @@ from service.settings import StoreSettings
 from service.store.database import open_database
 from service.store.outbox import add_event
 from service.store.privacy.vault import Vault, vault_of
-from service.store.redaction import Redactor, redact
-from service.store.redaction.names import load_names
+from service.store.redaction import Redactor, redact, redactor_of
 from service.store.rows import Record
 from service.store.tables import candidates, held_messages, responses, reviews
 from service.telemetry.failure import failure, frames
@@ -186,7 +185,7 @@ async def open_history(
     if (url := settings.address()) is None:
         yield None
         return
-    redactor = await asyncio.to_thread(_redactor_of, settings)
+    redactor = await asyncio.to_thread(redactor_of, settings)
     engine = await open_database(url)
     events = settings.webhook_url is not None
     history = History(engine, metrics, settings.waiting, vault_of(settings), redactor, sends_events=events)
@@ -197,7 +196,3 @@ async def open_history(
         await history.flush()
         await background.stop()
         await engine.dispose()
-
-
-def _redactor_of(settings: StoreSettings) -> Redactor:
-    return Redactor(tuple(settings.phone_regions), load_names() if settings.redact_names else None)

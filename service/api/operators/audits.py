@@ -15,6 +15,7 @@ from service.audits.judging import AuditLabel, Audits
 from service.identity import Identity
 from service.request.schemas import parse
 from service.store.pages import Cursor
+from service.store.redaction import redactor_of
 
 router = APIRouter(prefix="/v1/audits")
 
@@ -78,4 +79,4 @@ def _annotator(request: Request) -> tuple[AppState, Audits, Identity]:
     state = state_of(request)
     identity = identify(request, state)
     identity.require("operator", "admin")
-    return state, Audits(state.required_engine, identity.visible), identity
+    return state, Audits(state.required_engine, identity.visible, redactor_of(state.settings.store)), identity

@@ -15,6 +15,7 @@ from service.identity import Identity
 from service.request.schemas import parse
 from service.reviews.queue import Reviews, Verdict
 from service.store.pages import Cursor
+from service.store.redaction import redactor_of
 
 router = APIRouter(prefix="/v1/reviews")
 
@@ -109,7 +110,7 @@ async def decide_review(request: Request, review_id: IdInPath) -> dict[str, Any]
     """Accept the winner, choose another candidate, write the reply anew, or reject them all."""
     state, reviews, identity = _reviewer(request)
     verdict = parse(await read_body(request, state.settings.max_body_bytes), Verdict)
-    return await reviews.decide(review_id, identity.actor, verdict)
+    return await reviews.decide(review_id, identity.actor, verdict, redactor_of(state.settings.store))
 
 
 def _reviewer(request: Request) -> tuple[AppState, Reviews, Identity]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 from service.errors import SetupError
 
@@ -11,8 +12,9 @@ _MOST = 100_000
 FindNames = Callable[[str], list[tuple[int, int]]]
 
 
+@cache
 def load_names(language: str = "en") -> FindNames:
-    """What finds names in a text. Raises SetupError if Presidio or its model is missing."""
+    """What finds names in a text; its model is loaded once. Raises SetupError if Presidio or its model is missing."""
     try:
         from presidio_analyzer import AnalyzerEngine
 

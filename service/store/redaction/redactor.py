@@ -6,15 +6,17 @@ what masking uncovers is found in the next round. A text that was redacted is no
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import re2
 
+from service.settings import StoreSettings
 from service.store.redaction.folding import MASK, fold
 from service.store.redaction.identifiers import find_banks, find_identifiers
 from service.store.redaction.keys import find_keys
-from service.store.redaction.names import FindNames
+from service.store.redaction.names import FindNames, load_names
 from service.store.redaction.numbers import find_cards, find_ibans, find_phones
 
 # Countries whose national telephone numbers are recognised if the settings name no others.
@@ -100,3 +102,13 @@ def _mask(text: str, spans: Iterable[Span]) -> str:
 
 
 redact = Redactor()
+
+
+def redactor_of(settings: StoreSettings) -> Redactor:
+    """As the settings say. Raises SetupError if they want names found, and what finds them is missing."""
+    return Redactor(tuple(settings.phone_regions), load_names() if settings.redact_names else None)
+
+
+async def redact_note(redactor: Redactor, text: str | None) -> str | None:
+    """What a person wrote, as it may be kept; on a thread, since finding names takes a while."""
+    return (await asyncio.to_thread(redactor, text))[0] if text else None

@@ -21,6 +21,7 @@ from service.errors import Conflict, NotFound, SetupError
 from service.keys.key_file import add_key
 from service.store.database import open_database
 from service.store.pages import Cursor
+from service.store.redaction import Redactor
 from service.store.tables import audit_items, candidates, responses
 from service.telemetry.metrics import Metrics
 
@@ -367,3 +368,21 @@ async def test_an_annotator_judges_answers_of_their_tenants_alone(engine: AsyncE
     assert (await nobody.page(Cursor(10))).rows == []
     with pytest.raises(NotFound):
         await nobody.next("audit-1", "anna")
+
+
+async def test_notes_and_greedy_answers_are_redacted_as_the_operator_says(engine: AsyncEngine) -> None:
+    async def greedy(row: Any) -> str | None:
+        return "Call 581 2345, or write to a@b.org."
+
+    await fill(engine, [response(1)])
+    # In Germany, which the default names, the number can be dialled.
+    american = Redactor(regions=("US",))
+    await draw_audit(engine, "audit-1", a_draw(1, overlap=0.0, greedy=1.0), "anna", greedy, american)
+    audits = Audits(engine, redactor=american)
+    (item,) = await audits.sheet("audit-1", "anna")
+    assert "Call 581 2345, or write to [email]." in [item[side]["content"] for side in ("left", "right")]
+    said = AuditLabel(choice="left", note="I called 581 2345 and a@b.org")
+    await audits.label("audit-1", "anna", [(item["item"], said)])
+    (judged,) = await audits.judged("audit-1")
+    assert judged.label is not None
+    assert judged.label["note"] == "I called 581 2345 and [email]"

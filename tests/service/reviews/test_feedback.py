@@ -71,3 +71,17 @@ async def test_of_others_answers_nothing_can_be_said(start_gateway: Any, tmp_pat
         assert (await said(keeping, {"response_id": "chatcmpl-none", "thumb": "up"})).status_code == 404
     async with start_gateway(profile="demo", store={"url": "none"}) as gateway:
         assert (await said(gateway, body)).json()["error"]["code"] == "no_store"
+
+
+async def test_a_comment_is_redacted_as_the_settings_say(start_gateway: Any, store_url: str) -> None:
+    async with start_gateway(store={"url": store_url, "phone_regions": ["US"]}) as gateway:
+        response_id = (await gateway.ask()).json()["id"]
+        # In Germany, which the default names, this can be dialled.
+        body = {"response_id": response_id, "thumb": "up", "comment": "call 581 2345 or a@b.org"}
+        assert (await said(gateway, body)).status_code == 201
+    engine = await open_database(store_url)
+    async with engine.connect() as connection:
+        assert (await connection.execute(text("select comment from feedback"))).scalars().all() == [
+            "call 581 2345 or [email]"
+        ]
+    await engine.dispose()

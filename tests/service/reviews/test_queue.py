@@ -257,3 +257,15 @@ async def test_the_backlog_and_its_age_are_metrics(held: Any, store_url: str) ->
         measuring.cancel()
         await asyncio.gather(measuring, return_exceptions=True)
         await engine.dispose()
+
+
+async def test_what_a_reviewer_writes_is_redacted_as_the_settings_say(start_gateway: Any, store_url: str) -> None:
+    # Seven digits can be dialled in Germany, which the default names, and not in the United States.
+    written = {"text": "Please call 581 2345.", "note": "asked to call 581 2345, or a@b.org"}
+    async with start_gateway(store={"url": store_url, "phone_regions": ["US"]}) as gateway:
+        gateway.scorer.probability = lambda score: 0.45
+        anna, (_, review_id) = Reviewer(gateway, "anna"), await asked(gateway)
+        await anna.post(f"/reviews/{review_id}/claim")
+        decided = (await anna.post(f"/reviews/{review_id}/verdict", {"verdict": "edit", **written})).json()
+    assert decided["text"] == "Please call 581 2345."
+    assert decided["note"] == "asked to call 581 2345, or [email]"
