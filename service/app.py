@@ -23,6 +23,7 @@ from service.api.responses import route as responses
 from service.assembly import Seams, assembled
 from service.errors import SetupError
 from service.keys.keyring import Keyring
+from service.reviews.webhook import WebhookPace
 from service.settings import Settings
 from service.telemetry.otel import Tracing
 from service.upstream.policy import Policy
@@ -40,6 +41,7 @@ def create_app(
     router: QuickRouter | None = None,
     registry: CollectorRegistry | None = None,
     tracing: Tracing | None = None,
+    webhook_pace: WebhookPace | None = None,
 ) -> FastAPI:
     """The app; what is not given is made from the settings.
 
@@ -51,7 +53,7 @@ def create_app(
             "no keys file is set: make a key with `winnow key make TENANT --keys FILE`, then set keys_file"
         )
     keyring = Keyring(settings.keys_file)
-    seams = Seams(router or _router(settings), policies, scorer, registry or CollectorRegistry(), tracing)
+    seams = Seams(router or _router(settings), policies, scorer, registry or CollectorRegistry(), tracing, webhook_pace)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -24,7 +24,7 @@ from service.keys.keyring import Keyring
 from service.request.pipeline import Pipeline
 from service.request.recent import RecentResponses
 from service.reviews.queue import Reviews, measure_backlog
-from service.reviews.webhook import Webhook
+from service.reviews.webhook import Webhook, WebhookPace
 from service.settings import Settings, StoreSettings
 from service.store.history import History, open_history
 from service.store.privacy.retention import follow_forgotten, forget_on_and_on
@@ -50,6 +50,7 @@ class Seams:
     scorer: Scorer | None
     registry: CollectorRegistry
     tracing: Tracing | None
+    webhook_pace: WebhookPace | None
 
 
 @asynccontextmanager
@@ -74,6 +75,9 @@ async def assembled(settings: Settings, keyring: Keyring, seams: Seams) -> Async
         recent = RecentResponses(settings.remembered_responses)
         if history is not None:
             _start_loops(background, history.engine, settings.store, metrics, recent)
+            if (url := settings.store.webhook_url) is not None:
+                secret, pace = settings.store.webhook_secret, seams.webhook_pace
+                background.start("webhook", Webhook(history.engine, url, secret, metrics, pace).run)
         pipeline = Pipeline(settings, policies, scorer, router, metrics, admission, recent, history)
         health = _health(policies, scorer, guards, history, background)
         engine = history.engine if history else None
@@ -88,11 +92,9 @@ async def assembled(settings: Settings, keyring: Keyring, seams: Seams) -> Async
 def _start_loops(
     background: Background, engine: AsyncEngine, settings: StoreSettings, metrics: Metrics, recent: RecentResponses
 ) -> None:
-    """What a store needs beside the requests: counts, deliveries, retention."""
+    """What a store needs beside the requests: counts and retention."""
     background.start("audit_metrics", lambda: watch_audits(Audits(engine), metrics, _WATCH_SECONDS))
     background.start("review_metrics", lambda: measure_backlog(Reviews(engine), metrics))
-    if (url := settings.webhook_url) is not None:
-        background.start("webhook", Webhook(engine, url, settings.webhook_secret, metrics).run)
     background.start("retention", lambda: forget_on_and_on(engine, settings.days, vault_of(settings)))
     background.start("forgetting", lambda: follow_forgotten(engine, recent.forget_digest))
 

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import logging
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -20,9 +21,6 @@ from service.store.tables import deliveries
 from service.telemetry.failure import failure
 from service.telemetry.metrics import Metrics
 
-_LOOK_SECONDS, _POST_SECONDS = 1.0, 10.0
-# Twice as long each time, up to an hour; given up after a day or so.
-_LONGEST_MS, _MOST_TRIES = 3_600_000, 34
 _AT_ONCE = 20
 
 log = logging.getLogger("winnow.store")
@@ -34,15 +32,29 @@ def signature(secret: str, at: int, payload: bytes) -> str:
     return f"t={at},v1={mac.hexdigest()}"
 
 
+@dataclass(frozen=True)
+class WebhookPace:
+    """How often the store is looked at, how long a post may take, and how an event is tried again: after twice as long
+    each time, up to `longest_ms`, and no more after `most_tries`, which is a day or so."""
+
+    look_seconds: float = 1.0
+    post_seconds: float = 10.0
+    longest_ms: int = 3_600_000
+    most_tries: int = 34
+
+
 class Webhook:
     """Sends what is due. Several gateways may share a store: each event is held by one of them while it is posted."""
 
-    def __init__(self, engine: AsyncEngine, url: str, secret: str, metrics: Metrics) -> None:
+    def __init__(
+        self, engine: AsyncEngine, url: str, secret: str, metrics: Metrics, pace: WebhookPace | None = None
+    ) -> None:
         self._engine, self._url, self._secret, self._metrics = engine, url, secret, metrics
+        self._pace = pace or WebhookPace()
 
     async def run(self) -> None:
         """On and on, until cancelled."""
-        timeout = aiohttp.ClientTimeout(total=_POST_SECONDS)
+        timeout = aiohttp.ClientTimeout(total=self._pace.post_seconds)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             while True:
                 try:
@@ -52,7 +64,7 @@ class Webhook:
                     log.error("events could not be read from the store: %s", failure(error))
                     due = []
                 if len(due) < _AT_ONCE:
-                    await asyncio.sleep(_LOOK_SECONDS)
+                    await asyncio.sleep(self._pace.look_seconds)
 
     async def _due(self) -> list[Row]:
         """Events whose time has come, held for as long as posting them can take."""
@@ -61,7 +73,7 @@ class Webhook:
         async with self._engine.begin() as connection:
             for row in (await connection.execute(wanted.limit(_AT_ONCE))).mappings().all():
                 mine = (deliveries.c.id == row["id"], deliveries.c.next_at_ms == row["next_at_ms"])
-                until = now + int(3_000 * _POST_SECONDS)
+                until = now + int(3_000 * self._pace.post_seconds)
                 if (await connection.execute(update(deliveries).where(*mine).values(next_at_ms=until))).rowcount:
                     held.append(dict(row))
         return held
@@ -84,11 +96,11 @@ class Webhook:
         values: dict[str, Any] = {"tries": tries, "last_error": error, "next_at_ms": None}
         if error is not None:
             self._metrics.review.webhook_failures.inc()
-            if tries < _MOST_TRIES:
-                values["next_at_ms"] = _now() + min(_LONGEST_MS, 1_000 * 2**tries)
+            if tries < self._pace.most_tries:
+                values["next_at_ms"] = _now() + min(self._pace.longest_ms, 1_000 * 2**tries)
             else:
                 self._metrics.review.webhook_given_up.inc()
-            log.warning("event %s was not taken (%s), try %d of %d", row["id"], error, tries, _MOST_TRIES)
+            log.warning("event %s was not taken (%s), try %d of %d", row["id"], error, tries, self._pace.most_tries)
         async with self._engine.begin() as connection:
             await connection.execute(update(deliveries).where(deliveries.c.id == row["id"]).values(values))
 

@@ -25,6 +25,7 @@ from routing.router import RouteDecision
 from service.app import create_app
 from service.errors import ScorerLate, ScorerUnavailable
 from service.keys.key_file import add_key
+from service.reviews.webhook import WebhookPace
 from service.settings import Settings, load_settings
 from service.store.database import check_database
 from service.telemetry.otel import Tracing
@@ -258,7 +259,9 @@ def start_gateway(tmp_path: Path, empty_store: Path) -> Any:
     """Starts gateways with given settings: `async with start_gateway(profile="demo") as gateway`."""
 
     @asynccontextmanager
-    async def start(tracing: Tracing | None = None, router: Any = None, **overrides: Any) -> AsyncIterator[Gateway]:
+    async def start(
+        tracing: Tracing | None = None, router: Any = None, webhook_pace: WebhookPace | None = None, **overrides: Any
+    ) -> AsyncIterator[Gateway]:
         policy, scorer, registry = FakePolicy(), FakeScorer(), CollectorRegistry()
         keys = tmp_path / "keys.json"
         key = add_key(keys, "acme", "client")
@@ -266,7 +269,12 @@ def start_gateway(tmp_path: Path, empty_store: Path) -> Any:
             kept = {"store": {"url": _copy_of(empty_store, tmp_path)}} | overrides
             settings = load_settings(policy_url=policy_url, keys_file=keys, **kept)
             app = create_app(
-                settings, scorer=scorer, router=router or KeywordRouter(), registry=registry, tracing=tracing
+                settings,
+                scorer=scorer,
+                router=router or KeywordRouter(),
+                registry=registry,
+                tracing=tracing,
+                webhook_pace=webhook_pace,
             )
             async with (
                 running(app) as url,

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from aiohttp import web
 
 from service.errors import SetupError
 from service.keys.key_file import add_key
-from service.reviews.webhook import signature
+from service.reviews.webhook import WebhookPace, signature
 from service.settings import load_settings
 
 SECRET = "a secret that is long"
@@ -53,13 +54,11 @@ async def receiver() -> AsyncIterator[Receiver]:
     await runner.cleanup()
 
 
-@pytest.fixture(autouse=True)
-def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.reviews.webhook._LOOK_SECONDS", 0.05)
-    monkeypatch.setattr("service.reviews.webhook._LONGEST_MS", 50)
-    # An event that was held when its gateway stopped is free again after three times this.
-    monkeypatch.setattr("service.reviews.webhook._POST_SECONDS", 0.5)
-    monkeypatch.setattr("service.reviews.webhook._MOST_TRIES", 10_000)
+@pytest.fixture
+def start_gateway(start_gateway: Any) -> Any:
+    """Gateways in a hurry. An event that was held when its gateway stopped is free again after 3 `post_seconds`."""
+    pace = WebhookPace(look_seconds=0.05, post_seconds=0.5, longest_ms=50, most_tries=10_000)
+    return partial(start_gateway, webhook_pace=pace)
 
 
 async def until(receiver: Receiver, count: int) -> None:
