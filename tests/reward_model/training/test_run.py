@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -11,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from reward_model.base_model import sha256_of
 from reward_model.checkpoint import load_checkpoint
-from reward_model.errors import BadInput
+from reward_model.errors import BadInput, IntegrityError, RewardModelError
 from reward_model.manifest import Manifest
 from reward_model.training.data import Pair
 from reward_model.training.evaluate import evaluate
@@ -171,3 +174,51 @@ def test_data_is_checked_before_training(
     jsonl("preferences/toy.jsonl", [{"id": "x"}])
     with pytest.raises(BadInput, match=r"toy\.jsonl, line 1: prompt"):
         train(_recipe(base), tmp_path, tmp_path / "out", None)
+
+
+def _sharded(base: Path, folder: Path) -> Path:
+    """The same base, its weights in several files behind an index."""
+    from transformers import AutoModelForCausalLM
+
+    shutil.copytree(base, folder)
+    (folder / "model.safetensors").unlink()
+    AutoModelForCausalLM.from_pretrained(base).save_pretrained(folder, max_shard_size="20KB")
+    assert not (folder / "model.safetensors").exists()
+    return folder
+
+
+def test_a_sharded_base_trains_and_its_checkpoint_is_held_to_every_shard(
+    base: Path, tmp_path: Path, jsonl: Callable[[str, list[dict[str, Any]]], Path]
+) -> None:
+    jsonl("preferences/toy.jsonl", _toy_pairs(60))
+    shards = _sharded(base, tmp_path / "shards")
+    recipe = _recipe(shards)
+    recipe.optim.epochs = 1
+    manifest = train(recipe, tmp_path, tmp_path / "out", None)
+    assert manifest is not None
+    lines = "".join(f"{sha256_of(path)}  {path.name}\n" for path in sorted(shards.glob("*.safetensors")))
+    assert manifest.base.weights_sha256 == hashlib.sha256(lines.encode()).hexdigest()
+    load_checkpoint(tmp_path / "out")
+    last = sorted(shards.glob("*.safetensors"))[-1]
+    last.write_bytes(last.read_bytes()[:-1] + b"!")
+    with pytest.raises(IntegrityError, match="has weights"):
+        load_checkpoint(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("gone", "what"),
+    [
+        ("model-00002-*.safetensors", "names model-00002.* which is missing"),
+        ("model.safetensors.index.json", "has neither model.safetensors nor model.safetensors.index.json"),
+    ],
+)
+def test_a_base_that_no_checkpoint_could_stand_on_is_refused_before_the_first_step(
+    base: Path, tmp_path: Path, jsonl: Callable[[str, list[dict[str, Any]]], Path], gone: str, what: str
+) -> None:
+    jsonl("preferences/toy.jsonl", _toy_pairs(60))
+    shards = _sharded(base, tmp_path / "shards")
+    for path in shards.glob(gone):
+        path.unlink()
+    with pytest.raises(RewardModelError, match=what):
+        train(_recipe(shards), tmp_path, tmp_path / "out", None)
+    assert not (tmp_path / ".out.training").exists()
