@@ -112,7 +112,7 @@ def _run(recipe: Recipe, data: Path, validation: dict[str, Any], scratch: Path) 
     by_length: tuple[list[bool], list[bool]] = ([], [])
     for name, pairs in validation.items():
         rows = rows_of(pairs, trainee.formatter, recipe.optim.max_row_tokens)
-        scores = score_rows(trainee.model, rows)
+        scores = score_rows(trainee.model, rows, locales=[pair.locale for pair in pairs])
         figures[name] = pair_figures(pairs, scores)
         figures[name].pop("by_bucket")
         for pair, (chosen, rejected) in zip(pairs, scores, strict=True):

@@ -80,10 +80,13 @@ def _under_adapter(backbone: Any, recipe: ModelRecipe) -> Any:
 
 
 def _in_full(backbone: Any, recipe: ModelRecipe) -> Any:
-    backbone.requires_grad_(False)
-    layers = layers_of(backbone)
-    for number in _upper(backbone, recipe.trainable_layers) or range(len(layers)):
-        layers[number].requires_grad_(True)
+    """Everything learns, embeddings and final norm included, or the upper layers with what stands above them."""
+    upper = _upper(backbone, recipe.trainable_layers)
+    backbone.requires_grad_(upper is None)
+    for number in upper or ():
+        layers_of(backbone)[number].requires_grad_(True)
+    if (norm := getattr(backbone, "norm", None)) is not None:
+        norm.requires_grad_(True)
     return backbone
 
 

@@ -25,7 +25,7 @@ class LossRecipe(BaseModel):
     tie: float = Field(0.5, gt=0, description="Width of a tie: Rao-Kupper's log theta, or Davidson's nu.")
     centering: float = Field(0.0, ge=0, description="Weight of (r_w + r_l)^2, which holds scores around zero.")
     length_decorrelation: float = Field(
-        0.0, ge=0, description="Weight of the squared correlation of score gaps with length gaps in a batch."
+        0.0, ge=0, description="Weight of the squared correlation of score gaps with length gaps over recent pairs."
     )
 
 
@@ -40,13 +40,30 @@ class Targets(NamedTuple):
     ratings: Tensor
 
 
-def pair_loss(recipe: LossRecipe, scores: Tensor, targets: Targets) -> Tensor:
-    """Mean loss over pairs; `scores` [P, 2] of (chosen, rejected)."""
+class RecentPairs:
+    """Score gaps and length gaps of the last pairs, without gradient: a batch of one pair has no correlation."""
+
+    def __init__(self, size: int = 256) -> None:
+        self.size = size
+        self.gaps = torch.zeros(0)
+        self.longer = torch.zeros(0)
+
+    def joined(self, gaps: Tensor, longer: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch's own behind the recent ones, which it joins."""
+        device = gaps.device
+        joined = torch.cat([self.gaps.to(device), gaps]), torch.cat([self.longer.to(device), longer.to(device)])
+        self.gaps, self.longer = (values.detach()[-self.size :] for values in joined)
+        return joined
+
+
+def pair_loss(recipe: LossRecipe, scores: Tensor, targets: Targets, recent: RecentPairs | None = None) -> Tensor:
+    """Mean loss over pairs; `scores` [P, 2] of (chosen, rejected). With `recent`, lengths are decorrelated over more
+    pairs than these."""
     loss = _per_pair(recipe, scores, targets).mean()
     if recipe.centering:
         loss = loss + recipe.centering * centering(scores)
     if recipe.length_decorrelation:
-        loss = loss + recipe.length_decorrelation * length_correlation(scores, targets.lengths) ** 2
+        loss = loss + recipe.length_decorrelation * _length_penalty(scores, targets.lengths, recent)
     return loss
 
 
@@ -99,15 +116,32 @@ def centering(scores: Tensor) -> Tensor:
 
 
 def length_correlation(scores: Tensor, lengths: Tensor) -> Tensor:
-    """Correlation over a batch of r_w - r_l with the gap of log lengths.
+    """Correlation over a batch of r_w - r_l with the gap of log lengths; 0 if all lengths are equal.
 
     A pair has no natural order, so each counts in both: the means are then zero by themselves. ODIN (Chen et al.,
     2024) penalises the same correlation over single replies.
     """
-    gaps = scores[:, 0] - scores[:, 1]
+    return _correlation(*_length_gaps(scores, lengths))
+
+
+def _length_gaps(scores: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     longer = lengths[:, 0].clamp(min=1).log() - lengths[:, 1].clamp(min=1).log()
-    scale = (gaps.square().sum() * longer.square().sum()).sqrt()
-    return (gaps * longer).sum() / scale.clamp(min=1e-6)
+    return scores[:, 0] - scores[:, 1], longer
+
+
+def _correlation(gaps: Tensor, longer: Tensor) -> Tensor:
+    # Held above zero under the root: at zero its gradient is infinite, and 0 * infinity is no number.
+    return (gaps * longer).sum() / (gaps.square().sum() * longer.square().sum()).clamp(min=1e-12).sqrt()
+
+
+def _length_penalty(scores: Tensor, lengths: Tensor, recent: RecentPairs | None) -> Tensor:
+    gaps, longer = _length_gaps(scores, lengths)
+    if recent is None:
+        return _correlation(gaps, longer) ** 2
+    joined = recent.joined(gaps, longer)
+    penalty = _correlation(*joined) ** 2
+    # The batch holds P of N pairs, and with them about P / N of the gradient: it stands for all of them.
+    return penalty.detach() + (penalty - penalty.detach()) * (len(joined[0]) / len(gaps))
 
 
 def pair_accuracy(chosen: Tensor, rejected: Tensor) -> float:

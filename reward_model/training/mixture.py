@@ -33,10 +33,11 @@ def read_sources(recipe: Recipe, data: Path, labels: Path | None) -> Sources:
     return sources
 
 
-def choose(recipe: Recipe, sources: Sources) -> dict[str, list[Pair]]:
+def choose(recipe: Recipe, sources: Sources, part: tuple[int, int] = (0, 1)) -> dict[str, list[Pair]]:
     """The training pairs by source: capped, by whole groups drawn by seed, and repeated.
 
-    Ties are left out unless the source says otherwise: plain Bradley-Terry has no place for them.
+    `part` is a shard's number and how many there are: what one member of an ensemble learns from. Ties are left out
+    unless the source says otherwise: plain Bradley-Terry has no place for them.
     """
     wanted: dict[str, Source] = dict(recipe.sources)
     if recipe.authored is not None:
@@ -44,7 +45,8 @@ def choose(recipe: Recipe, sources: Sources) -> dict[str, list[Pair]]:
     chosen: dict[str, list[Pair]] = {}
     for name, source in wanted.items():
         decided = [pair for pair in sources[name]["train"] if source.ties or pair.outcome == "win"]
-        pairs = cap(decided, source.max_pairs, recipe.optim.seed)
+        # Sharded before it is repeated: the repeats of a group belong to the member that has the group.
+        pairs = shard(cap(decided, source.max_pairs, recipe.optim.seed), *part)
         # A repeat is a group of its own, so that it gets rows of its own.
         chosen[name] = [
             pair.model_copy(update={"group": f"{pair.group}#{turn}"}) for turn in range(source.repeat) for pair in pairs
@@ -63,7 +65,7 @@ def cap(pairs: Sequence[Pair], limit: int | None, seed: int) -> list[Pair]:
 
 
 def shard(pairs: Sequence[Pair], number: int, count: int) -> list[Pair]:
-    """The pairs of every `count`-th group from `number` on, by name: what one member of an ensemble learns from."""
+    """The pairs of every `count`-th group from `number` on, by name."""
     groups = {group: position for position, group in enumerate(sorted({pair.group for pair in pairs}))}
     return [pair for pair in pairs if groups[pair.group] % count == number]
 

@@ -34,7 +34,9 @@ class ModelRecipe(_RecipeSection):
     layers: int | None = Field(12, gt=0, description="The first k layers are kept; without a number, all.")
     pooling: Pooling = "last_completion_token"
     tuning: Literal["lora", "full"] = "lora"
-    trainable_layers: int | None = Field(None, gt=0, description="Only the upper k of the kept layers learn.")
+    trainable_layers: int | None = Field(
+        None, gt=0, description="Only the upper k of the kept layers learn (in full, with the final norm)."
+    )
     lora_rank: int = Field(8, gt=0)
     lora_alpha: int = Field(16, gt=0)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
@@ -62,6 +64,9 @@ class OptimRecipe(_RecipeSection):
     accumulate: int = Field(1, gt=0, description="Batches of rows whose gradients make one step.")
     share_prefix: bool = Field(True, description="Compute a prompt once for all its replies (not in an encoder).")
     evaluations: int = Field(4, gt=0, description="Times that the run is validated and saved on its way.")
+    validation_pairs: int = Field(
+        2000, gt=0, description="Validate on at most this many pairs, in whole groups drawn by seed."
+    )
     patience: int | None = Field(None, gt=0, description="Stop after so many validations without a better accuracy.")
     bf16: bool = Field(True, description="Frozen weights and products in bf16; what is learned stays fp32.")
     seed: int = 7

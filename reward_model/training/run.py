@@ -26,14 +26,11 @@ from reward_model.training.card import model_card
 from reward_model.training.data import Pair, digest
 from reward_model.training.evaluate import score_pairs
 from reward_model.training.metrics import pair_figures
-from reward_model.training.mixture import Sources, cap, choose, read_sources, shard
+from reward_model.training.mixture import Sources, cap, choose, read_sources
 from reward_model.training.recipe import EnsembleRecipe, ModelRecipe, Recipe
 from reward_model.training.trainer import fit, rows_of, score_rows
 from reward_model.training.training_report import training_report
 from reward_model.training.truncation import Distinct, describe, distinct_sources
-
-# Validation on the way is a glance; the held-out figures at the end use everything.
-VALIDATION_PAIRS = 400
 
 
 def train(recipe: Recipe, data: Path, out: Path, labels: Path | None) -> Manifest | None:
@@ -55,10 +52,10 @@ def _train_one(
     recipe: Recipe, distinct: Distinct, out: Path, parent: dict[str, Any] | None, part: tuple[int, int] = (0, 1)
 ) -> Manifest | None:
     sources = distinct.sources
-    chosen = {name: shard(pairs, *part) for name, pairs in choose(recipe, sources).items()}
+    chosen = choose(recipe, sources, part)
     training = [pair for pairs in chosen.values() for pair in pairs]
     held_back = [pair for splits in sources.values() for pair in splits["validation"]]
-    validation = cap(held_back, VALIDATION_PAIRS, recipe.optim.seed)
+    validation = cap(held_back, recipe.optim.validation_pairs, recipe.optim.seed)
     if not training or not validation:
         raise BadInput(_too_few(training, validation, distinct))
     # What the manifest says of the base is read before the first step: a run that cannot be saved is not begun.
@@ -73,6 +70,7 @@ def _train_one(
     manifest = _manifest(recipe, trainee, (base, tokenizer), sources, chosen, metrics, scores)
     manifest.parent = parent
     manifest.data["equal_after_truncation"] = distinct.equal
+    manifest.data["validated_on"] = len(validation)
     saved = save_checkpoint(out, trainee.model.backbone, trainee.model.head, manifest, _texts(manifest, log))
     shutil.rmtree(scratch)
     return saved

@@ -21,7 +21,7 @@ from reward_model.model import RewardModel
 from reward_model.training.build import Trainee
 from reward_model.training.data import Pair
 from reward_model.training.head_start import start_head
-from reward_model.training.losses import LossRecipe, Targets, pair_accuracy, pair_loss
+from reward_model.training.losses import LossRecipe, RecentPairs, Targets, pair_accuracy, pair_loss
 from reward_model.training.mixture import cap
 from reward_model.training.packing import (
     Batch,
@@ -103,6 +103,7 @@ class PairTrainer(Trainer):
         train: Sequence[PackedRow],
         validation: Sequence[PackedRow],
         validation_targets: Targets,
+        validation_locales: Sequence[str],
         loss: LossRecipe,
         optim: OptimRecipe,
         **kwargs: Any,
@@ -111,7 +112,9 @@ class PairTrainer(Trainer):
         self.train_rows = train
         self.validation_rows = validation
         self.validation_targets = validation_targets
+        self.validation_locales = validation_locales
         self.loss_recipe = loss
+        self.recent = RecentPairs()
         self.head_lr = optim.head_learning_rate
         self.remove_callback(ProgressCallback)
         self.add_callback(_Bar())
@@ -123,7 +126,7 @@ class PairTrainer(Trainer):
         """The recipe's loss, a mean over the pairs of the batch on all processes together."""
         targets = Targets(**inputs.pop("targets"))
         scores: Tensor = model(**inputs)
-        loss = pair_loss(self.loss_recipe, scores, targets)
+        loss = pair_loss(self.loss_recipe, scores, targets, self.recent)
         if self.accelerator.num_processes > 1:
             # Gradients are averaged over processes; their batches hold different numbers of pairs.
             everywhere: Any = self.accelerator.reduce(torch.tensor(float(len(scores)), device=loss.device), "sum")
@@ -148,7 +151,7 @@ class PairTrainer(Trainer):
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Loss and accuracy over the validation rows, the same on every process."""
         reward_model: Any = self.model
-        scores = torch.from_numpy(score_rows(reward_model, self.validation_rows))
+        scores = torch.from_numpy(score_rows(reward_model, self.validation_rows, locales=self.validation_locales))
         decided = ~self.validation_targets.tie
         metrics = {
             f"{metric_key_prefix}_loss": float(pair_loss(self.loss_recipe, scores, self.validation_targets)),
@@ -215,6 +218,7 @@ def fit(
         train=rows,
         validation=held_back,
         validation_targets=targets_of(validation, tokenize(validation, trainee.formatter)),
+        validation_locales=[pair.locale for pair in validation],
         loss=loss,
         optim=optim,
         model=trainee.model,

@@ -12,6 +12,7 @@ import torch
 
 from reward_model.training.losses import (
     LossRecipe,
+    RecentPairs,
     Targets,
     bradley_terry,
     centering,
@@ -134,6 +135,40 @@ def test_length_correlation_is_numpy_s_over_pairs_in_both_orders() -> None:
     known = targets(30, lengths=lengths)
     more = pair_loss(LossRecipe(length_decorrelation=2.0), scores, known) - pair_loss(LossRecipe(), scores, known)
     assert more.item() == pytest.approx(2 * expected**2, abs=1e-5)
+
+
+def test_pairs_of_equal_lengths_have_no_correlation_and_a_finite_gradient() -> None:
+    scores = torch.tensor([[1.0, 0.0], [0.5, 2.0]], requires_grad=True)
+    known = targets(2, lengths=torch.tensor([[7.0, 7.0], [9.0, 9.0]]))
+    pair_loss(LossRecipe(length_decorrelation=1.0), scores, known, RecentPairs()).backward()
+    plain = scores.detach().clone().requires_grad_()
+    pair_loss(LossRecipe(), plain, known).backward()
+    assert scores.grad is not None
+    assert plain.grad is not None
+    assert torch.equal(scores.grad, plain.grad)
+
+
+def test_one_pair_a_batch_is_decorrelated_over_the_pairs_before_it() -> None:
+    # The longer reply has won twice by 1; the gaps of log lengths are 1 and 1, then -1.
+    recipe, recent = LossRecipe(length_decorrelation=1.0), RecentPairs()
+    e = exp(1)
+    for _ in range(2):
+        pair_loss(recipe, torch.tensor([[1.0, 0.0]]), targets(1, lengths=torch.tensor([[e, 1.0]])), recent)
+    scores = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    known = targets(1, lengths=torch.tensor([[1.0, e]]))
+    loss = pair_loss(recipe, scores, known, recent) - bradley_terry(scores[:, 0] - scores[:, 1]).mean()
+    # rho = (1 + 1 - g) / sqrt((2 + g^2) * 3) at g = 1 is 1/3; d rho^2 / dg = 2 rho (-1/3 - 1/9); times 3 pairs over 1.
+    assert loss.item() == pytest.approx(1 / 9, abs=1e-6)
+    (gradient,) = torch.autograd.grad(loss, scores)
+    assert gradient[0].tolist() == pytest.approx([-8 / 9, 8 / 9], abs=1e-5)
+
+
+def test_only_the_last_pairs_are_remembered() -> None:
+    recent = RecentPairs(size=2)
+    recent.joined(torch.tensor([1.0, 2.0]), torch.zeros(2))
+    recent.joined(torch.tensor([3.0], requires_grad=True), torch.zeros(1))
+    assert recent.gaps.tolist() == [2.0, 3.0]
+    assert not recent.gaps.requires_grad
 
 
 def test_equal_scores_count_half() -> None:

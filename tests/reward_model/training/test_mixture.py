@@ -40,6 +40,18 @@ def test_caps_take_whole_groups_and_repeats_are_groups_of_their_own(
     assert [pair.id for pair in again] == [pair.id for pair in pairs]
 
 
+@pytest.mark.parametrize("repeat", [1, 2, 4])
+def test_the_members_of_an_ensemble_share_no_group_however_often_it_is_repeated(
+    jsonl: Callable[[str, list[dict[str, Any]]], Path], tmp_path: Path, repeat: int
+) -> None:
+    jsonl("preferences/star.jsonl", _rows(90))
+    recipe = _recipe(sources={"star": {"repeat": repeat}})
+    sources = read_sources(recipe, tmp_path, None)
+    first, second = ({pair.id for pair in choose(recipe, sources, (i, 2))["star"]} for i in range(2))
+    assert not first & second
+    assert first | second == {pair.id for pair in sources["star"]["train"]}
+
+
 def test_ties_are_not_trained_on(jsonl: Callable[[str, list[dict[str, Any]]], Path], tmp_path: Path) -> None:
     jsonl("preferences/star.jsonl", _rows(30, outcome="tie"))
     assert choose(_recipe(), read_sources(_recipe(), tmp_path, None)) == {"star": []}

@@ -160,6 +160,18 @@ def test_two_processes_make_one_checkpoint_as_one_process_would(base: Path, data
     assert score_pairs(two, pairs).tolist() == [pytest.approx(row, abs=5e-2) for row in score_pairs(one, pairs)]
 
 
+def test_validation_is_as_large_as_the_recipe_says(run: Run, data: Path) -> None:
+    manifest = run(optim={"epochs": 1, "evaluations": 1, "validation_pairs": 3})
+    assert manifest.data["validated_on"] == 3
+    with (data / "preferences/toy.jsonl").open("a") as stream:
+        extra = {"prompt": [{"role": "user", "content": "x"}], "chosen": "good", "rejected": "evil"}
+        stream.writelines(
+            json.dumps({**extra, "id": f"v{i}", "group": f"v{i}", "split": "validation"}) + "\n" for i in range(500)
+        )
+    seen = run("2", optim={"epochs": 0.1, "evaluations": 1, "learning_rate": 1e-9, "head_learning_rate": 1e-9})
+    assert seen.data["validated_on"] == seen.data["sources"]["toy"]["validation"]["pairs"] > 500
+
+
 def test_patience_ends_a_run_early_and_keeps_the_best_step(run: Run, data: Path) -> None:
     # At this rate nothing gets better: the second look is one too many.
     run(optim={"epochs": 50, "evaluations": 50, "patience": 1, "learning_rate": 1e-9, "head_learning_rate": 1e-9})
@@ -196,9 +208,17 @@ def test_in_full_only_the_upper_layers_change_and_the_checkpoint_loads(run: Run,
     name = "layers.{}.mlp.up_proj.weight"
     assert torch.equal(after[name.format(0)], before["model." + name.format(0)])
     assert not torch.equal(after[name.format(1)], before["model." + name.format(1)])
+    assert torch.equal(after["embed_tokens.weight"], before["model.embed_tokens.weight"])
+    assert not torch.equal(after["norm.weight"], before["model.norm.weight"])
     pairs = [Pair.model_validate(row) for row in toy_rows()]
     scores = score_pairs(load_checkpoint(data / "out/1", torch.float32), pairs)
     assert (scores[:, 0] > scores[:, 1]).mean() >= 0.9
+
+
+def test_in_full_everything_learns(run: Run, data: Path, base: Path) -> None:
+    run(model={"tuning": "full"}, optim={"learning_rate": 1e-3, "epochs": 1})
+    before, after = load_file(base / "model.safetensors"), load_file(data / "out/1/model.safetensors")
+    assert [name for name, value in after.items() if torch.equal(value, before[f"model.{name}"])] == []
 
 
 def test_mean_pooling_is_served_as_it_was_trained(run: Run, data: Path) -> None:
@@ -273,6 +293,9 @@ def test_a_head_by_locale_learns_from_its_own_pairs(run: Run, data: Path) -> Non
         stream.writelines(json.dumps(row) + "\n" for row in german)
     manifest = run(model={"locales": ["de"]}, optim={"epochs": 8})
     assert manifest.locales == ["de"]
+    # Validated with the heads that serve: by the shared one alone the German pairs would all be wrong.
+    looks = [entry["eval_accuracy"] for entry in manifest.metrics["log"] if "eval_accuracy" in entry]
+    assert max(looks) >= 0.9
     model = load_checkpoint(data / "out/1", torch.float32)
     form, pair = model.formatter, Pair.model_validate(german[0])
     ids = [form.prompt_ids(pair.prompt) + form.completion_ids(_completion(r)) for r in (pair.chosen, pair.rejected)]
