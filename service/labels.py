@@ -36,18 +36,18 @@ async def read_labels(
     decided = and_(
         reviews.c.status == "decided", reviews.c.decided_at_ms >= since_ms, reviews.c.decided_at_ms < until_ms
     )
-    said = and_(feedback.c.at_ms >= since_ms, feedback.c.at_ms < until_ms)
+    in_time = and_(feedback.c.at_ms >= since_ms, feedback.c.at_ms < until_ms)
     of_answer = and_(feedback.c.response_id == responses.c.id, feedback.c.tenant == responses.c.tenant)
     async with engine.connect() as connection:
         mine = select(reviews).where(decided, seen_by(reviews.c.tenant, tenants))
         tickets = [dict(row) for row in (await connection.execute(mine)).mappings()]
-        wanted = (
+        query = (
             select(feedback)
             .join(responses, of_answer)
-            .where(said, seen_by(feedback.c.tenant, tenants))
+            .where(in_time, seen_by(feedback.c.tenant, tenants))
             .order_by(feedback.c.at_ms)
         )
-        opinions = [dict(row) for row in (await connection.execute(wanted)).mappings()]
+        opinions = [dict(row) for row in (await connection.execute(query)).mappings()]
         labels = await judged_between(connection, since_ms, until_ms, tenants)
         answers = await _answers(connection, {row["response_id"] for row in [*tickets, *opinions]})
     pairs, replies = list[Row](), list[Row]()
@@ -75,8 +75,8 @@ class _Answer:
 
     def completion(self, index: int | None) -> Any:
         """A candidate as the trainer reads it; None where its text was not kept."""
-        found = self.members.get(index) if index is not None else None
-        return None if found is None else _completion(found["content"], found["tool_calls"])
+        candidate = self.members.get(index) if index is not None else None
+        return None if candidate is None else _completion(candidate["content"], candidate["tool_calls"])
 
     def selection(self, index: int) -> Row:
         """How candidate `index` came to be chosen; only the winner's rank is known for sure."""
@@ -86,14 +86,14 @@ class _Answer:
 async def _answers(connection: Any, ids: set[str]) -> dict[str, _Answer]:
     """Answers whose prompts were kept, by id."""
     members: dict[str, dict[int, Row]] = {}
-    found: dict[str, Row] = {}
+    answers: dict[str, Row] = {}
     # Databases bound the number of parameters.
     for part in _parts(sorted(ids), 500):
-        wanted = select(responses).where(responses.c.id.in_(part), responses.c.prompt.is_not(None))
-        found |= {row["id"]: dict(row) for row in (await connection.execute(wanted)).mappings()}
+        query = select(responses).where(responses.c.id.in_(part), responses.c.prompt.is_not(None))
+        answers |= {row["id"]: dict(row) for row in (await connection.execute(query)).mappings()}
         for row in (await connection.execute(select(candidates).where(candidates.c.response_id.in_(part)))).mappings():
             members.setdefault(row["response_id"], {})[row["index"]] = dict(row)
-    return {name: _Answer(row, members.get(name, {})) for name, row in found.items()}
+    return {name: _Answer(row, members.get(name, {})) for name, row in answers.items()}
 
 
 def _review_pairs(ticket: Row, answer: _Answer) -> Iterator[Row]:
@@ -143,8 +143,8 @@ def _feedback_replies(opinion: Row, answer: _Answer) -> Iterator[Row]:
     if answer.row["sent"] != "winner" or completion is None or (thumb is None and rating is None):
         return
     sendable = rating >= _SENDABLE_FROM if rating is not None else thumb == "up"
-    said = {"acceptable": sendable, "rating": rating, "annotator": opinion["tenant"], "label": "human"}
-    own = {"id": opinion["id"], "completion": completion, "selection": answer.selection(winner), **said}
+    judgement = {"acceptable": sendable, "rating": rating, "annotator": opinion["tenant"], "label": "human"}
+    own = {"id": opinion["id"], "completion": completion, "selection": answer.selection(winner), **judgement}
     yield own | _ended(answer.members[winner]) | _of(answer.row)
 
 
@@ -194,20 +194,20 @@ def _audit_replies(item: Sequence[Judged]) -> Iterator[Row]:
     row = item[0].item
     answer = _response(row)
     for which, index, rank in (("winner", answer["winner"], 1), ("other", row["other"], None)):
-        said = {
+        verdicts = {
             one.label["annotator"]: value
             for one in item
             if one.label is not None
             and (value := one.acceptable("winner" if which == "winner" else "other")) is not None
         }
         # Two who differ leave it open.
-        if len(set(said.values())) != 1:
+        if len(set(verdicts.values())) != 1:
             continue
         reply = {
             "id": f"{row['id']}:{which}",
             "completion": _completion_of(row[f"{which}_reply"]),
-            "acceptable": next(iter(said.values())),
-            "annotator": "+".join(sorted(said)),
+            "acceptable": next(iter(verdicts.values())),
+            "annotator": "+".join(sorted(verdicts)),
             "label": "audit",
             "chance": 1 / row["weight"],
             **_of(answer),
@@ -260,10 +260,10 @@ def _response(item: Row) -> Row:
 
 
 def _by_item(labels: Sequence[Judged]) -> list[list[Judged]]:
-    found: dict[str, list[Judged]] = {}
+    by_item: dict[str, list[Judged]] = {}
     for one in labels:
-        found.setdefault(one.item["id"], []).append(one)
-    return list(found.values())
+        by_item.setdefault(one.item["id"], []).append(one)
+    return list(by_item.values())
 
 
 def _parts(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:

@@ -44,15 +44,15 @@ def choose_threshold(
 
 def measure(probabilities: NDArray[np.float64], examples: Sequence[Example], threshold: float) -> dict[str, Any]:
     """Recall and false-positive rate of high stakes, by source, with 95 % Wilson intervals."""
-    found = probabilities >= threshold
+    flagged = probabilities >= threshold
     high = labels(examples) > 0
     by_source = {}
     sources = np.array([example.source for example in examples])
     for source in sorted(set(sources)):
         here = sources == source
         by_source[source] = {
-            "recall": rate(found[here & high]),
-            "false_positive_rate": rate(found[here & ~high]),
+            "recall": rate(flagged[here & high]),
+            "false_positive_rate": rate(flagged[here & ~high]),
             "recall_at_5_percent": recall_at(probabilities[here & high], probabilities[here & ~high], 0.05),
         }
     return by_source

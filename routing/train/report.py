@@ -34,29 +34,33 @@ def figures(router: Router, corpus: Corpus) -> dict[str, Any]:
     threshold = max(router.manifest.thresholds.values())
     decisions = [router.route(example.text) for example in test]
     probabilities = np.array([decision.probability for decision in decisions])
-    found: dict[str, Any] = {"threshold": threshold, "test": measure(probabilities, test, threshold)}
+    figures: dict[str, Any] = {"threshold": threshold, "test": measure(probabilities, test, threshold)}
     if unseen := corpus.on("unseen"):
-        found["unseen"] = measure(np.array([router.route(each.text).probability for each in unseen]), unseen, threshold)
+        figures["unseen"] = measure(
+            np.array([router.route(each.text).probability for each in unseen]), unseen, threshold
+        )
     right = [
         decision.route == router.manifest.classes[example.label]
         for decision, example in zip(decisions, test, strict=True)
         if example.label > 0 and decision.high_stakes
     ]
-    found["told_apart"] = rate(np.array(right, dtype=bool))
-    found["calibration_on_test"] = calibration_error(probabilities, test)
+    figures["told_apart"] = rate(np.array(right, dtype=bool))
+    figures["calibration_on_test"] = calibration_error(probabilities, test)
     if ambiguous := corpus.on("ambiguous"):
-        found["ambiguous_sent_to_high_stakes"] = _high([router.route(example.text) for example in ambiguous])
+        figures["ambiguous_sent_to_high_stakes"] = _high([router.route(example.text) for example in ambiguous])
     quick = np.array([router.quick(example.text) is not None for example in test])
-    found["decided_by_ngrams"] = {
+    figures["decided_by_ngrams"] = {
         "default": rate(quick[labels(test) == 0]),
         "high_stakes": rate(quick[labels(test) > 0]),
     }
     questions = _questions(test)
-    found["long_texts"] = long_texts(router, corpus, questions)
-    found["conversations"] = conversations(router, questions)
-    found["disguised"] = disguised(router, questions)
-    found["latency"] = latency(router.route, [example.text for example in test[:: max(1, len(test) // LATENCY_TEXTS)]])
-    return found
+    figures["long_texts"] = long_texts(router, corpus, questions)
+    figures["conversations"] = conversations(router, questions)
+    figures["disguised"] = disguised(router, questions)
+    figures["latency"] = latency(
+        router.route, [example.text for example in test[:: max(1, len(test) // LATENCY_TEXTS)]]
+    )
+    return figures
 
 
 def long_texts(router: Router, corpus: Corpus, questions: Sequence[Example]) -> dict[str, Any]:
@@ -65,18 +69,18 @@ def long_texts(router: Router, corpus: Corpus, questions: Sequence[Example]) -> 
     prose = corpus.prose_on("test")
     if not prose or not questions:
         return {}
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "prose": _high([router.route(document.text) for document in documents(prose)]),
     }
     for longest in (1_000, 3_000, BOUND):
         made = [each for _ in range(4) for each in composed(prose, longest, rng)]
         made = [each for each in made if len(each.text) > longest // 3][: len(questions)]
         asked = [with_question(document, question, rng) for document, question in zip(made, questions, strict=False)]
-        found[f"{longest // 3} to {longest}"] = {
+        figures[f"{longest // 3} to {longest}"] = {
             "false_positive_rate": _high([router.route(each.text) for each in made]),
             "recall": _high([router.route(each.text[:BOUND]) for each in asked]),
         }
-    return found
+    return figures
 
 
 def conversations(router: Router, questions: Sequence[Example]) -> dict[str, Any]:

@@ -85,11 +85,11 @@ async def _events(exchange: Exchange, blocks: Blocks) -> AsyncGenerator[bytes, N
     yield DONE
 
 
-def _body(chat: Mapping[str, Any], said: str) -> dict[str, Any]:
+def _body(chat: Mapping[str, Any], holder: str) -> dict[str, Any]:
     """A chat's answer or chunk as a completion's; `said` is where its choices hold their text."""
     choices = [
         {
-            "text": choice[said].get("content") or choice[said].get("refusal") or "",
+            "text": choice[holder].get("content") or choice[holder].get("refusal") or "",
             "index": choice["index"],
             "logprobs": None,
             "finish_reason": choice["finish_reason"],

@@ -20,11 +20,11 @@ Item = list[Judged]
 
 def items_of(judged: Sequence[Judged]) -> list[Item]:
     """Labels by item; items without any are left out, but for those that need none."""
-    found: dict[str, Item] = defaultdict(list)
+    by_item: dict[str, Item] = defaultdict(list)
     for one in judged:
         if one.preferred is not None:
-            found[one.item["id"]].append(one)
-    return list(found.values())
+            by_item[one.item["id"]].append(one)
+    return list(by_item.values())
 
 
 def agreement(items: Sequence[Item], chooses: Callable[[Row], float] | None = None) -> Share:
@@ -37,11 +37,11 @@ def agreement(items: Sequence[Item], chooses: Callable[[Row], float] | None = No
     values, weights = [], []
     for item in items:
         row = item[0].item
-        said = [one.preferred for one in item if one.preferred != "tie"]
-        if row["greedy"] is not None or not said:
+        choices = [one.preferred for one in item if one.preferred != "tie"]
+        if row["greedy"] is not None or not choices:
             continue
         sign = np.sign(chooses(row))
-        values.append(float(np.mean([0.5 if sign == 0 else (who == "winner") == (sign > 0) for who in said])))
+        values.append(float(np.mean([0.5 if sign == 0 else (who == "winner") == (sign > 0) for who in choices])))
         weights.append(row["weight"])
     return weighted_share(np.array(values), np.array(weights))
 
@@ -192,13 +192,13 @@ def _one_annotator(choices: list[str], same: list[bool]) -> Row:
 
 def _outcomes(items: Sequence[Item]) -> tuple[Any, Any, Any]:
     """Of winners whose acceptability somebody judged: the share who would send it, weight, probability."""
-    found = []
+    points = []
     for item in items:
-        said = [one.acceptable("winner") for one in item]
-        if known := [float(value) for value in said if value is not None]:
+        answers = [one.acceptable("winner") for one in item]
+        if known := [float(value) for value in answers if value is not None]:
             row = item[0].item
-            found.append((float(np.mean(known)), row["weight"], row["response.probability"] or 0.0))
-    columns = np.array(found).reshape(-1, 3).T
+            points.append((float(np.mean(known)), row["weight"], row["response.probability"] or 0.0))
+    columns = np.array(points).reshape(-1, 3).T
     return columns[0], columns[1], columns[2]
 
 

@@ -51,13 +51,13 @@ def draw(
 
     now = int(time.time() * 1000)
     name = f"audit-{datetime.datetime.now(datetime.UTC).date().isoformat()}-{seed}"
-    wanted = Draw(size, seed, now - int(days * _DAY_MS), now, overlap, greedy)
+    draw_plan = Draw(size, seed, now - int(days * _DAY_MS), now, overlap, greedy)
     with clear_errors():
         settings = load_settings(config)
 
     async def drawn(engine: AsyncEngine) -> Row:
         async with asking(settings) as ask:
-            return await draw_audit(engine, name, wanted, getpass.getuser(), ask, redactor_of(settings.store))
+            return await draw_audit(engine, name, draw_plan, getpass.getuser(), ask, redactor_of(settings.store))
 
     _print(on_store(url, config, drawn))
 
@@ -112,13 +112,13 @@ def report(
         return await gather(engine, await _named(engine, audit))
 
     try:
-        found = on_store(url, config, gathered)
+        figures = on_store(url, config, gathered)
         if html is not None:
-            audit_report(found).write(html)
+            audit_report(figures).write(html)
     except ModuleNotFoundError as error:
         print(f"winnow: a report needs {error.name}: pip install 'winnow-rerank[audit]'", file=sys.stderr)
         raise typer.Exit(2) from error
-    _print(found)
+    _print(figures)
 
 
 def _labels(file: Path) -> Any:
@@ -139,11 +139,11 @@ def _labels(file: Path) -> Any:
             raise SetupError(f"{where}: not JSON: {error}") from error
         if not isinstance(row, dict):
             raise SetupError(f"{where}: an object is wanted")
-        said = {name: value for name, value in row.items() if name not in ("item", "prompt", "left", "right")}
-        if said.get("choice") is None:
+        fields = {name: value for name, value in row.items() if name not in ("item", "prompt", "left", "right")}
+        if fields.get("choice") is None:
             continue
         try:
-            yield str(row["item"]), AuditLabel.model_validate(said)
+            yield str(row["item"]), AuditLabel.model_validate(fields)
         except KeyError as error:
             raise SetupError(f"{where}: `item` is missing") from error
         except ValidationError as error:
@@ -157,11 +157,11 @@ async def _named(engine: AsyncEngine, audit: str) -> str:
 
     if audit != "latest":
         return audit
-    found = await Audits(engine).listed()
-    if not found:
+    audits = await Audits(engine).listed()
+    if not audits:
         raise SetupError("no audit was drawn yet: winnow audit draw")
-    return str(found[0]["id"])
+    return str(audits[0]["id"])
 
 
-def _print(found: Any) -> None:
-    print(json.dumps(found))
+def _print(value: Any) -> None:
+    print(json.dumps(value))

@@ -117,14 +117,14 @@ async def _population(connection: AsyncConnection, draw: Draw) -> tuple[dict[str
         other.c.content != winner.c.content,
     )
     of_winner = and_(winner.c.response_id == responses.c.id, winner.c.index == responses.c.winner)
-    wanted = (
+    query = (
         select(responses.c.id, responses.c.route, responses.c.decision, differs.label("differs"))
         .join(winner, of_winner)
         .where(in_time, shown)
         .order_by(responses.c.id)
     )
     strata, alike = defaultdict(list), 0
-    for response_id, route, decision, has_other in await connection.execute(wanted):
+    for response_id, route, decision, has_other in await connection.execute(query):
         if has_other:
             strata[f"{route}/{decision}"].append(response_id)
         else:
@@ -188,24 +188,24 @@ async def _write(engine: AsyncEngine, audit: Row, items: list[Row], actor: str) 
 
 async def _read(connection: AsyncConnection, response_id: str) -> Row:
     """An answer with its winner's text, and the candidates that it can be held against."""
-    found = (await connection.execute(select(responses).where(responses.c.id == response_id))).mappings().one()
-    wanted = select(candidates).where(candidates.c.response_id == response_id).order_by(candidates.c.index)
-    members = [dict(row) for row in (await connection.execute(wanted)).mappings()]
-    (winner,) = (row["content"] for row in members if row["index"] == found["winner"])
+    answer = (await connection.execute(select(responses).where(responses.c.id == response_id))).mappings().one()
+    query = select(candidates).where(candidates.c.response_id == response_id).order_by(candidates.c.index)
+    members = [dict(row) for row in (await connection.execute(query)).mappings()]
+    (winner,) = (row["content"] for row in members if row["index"] == answer["winner"])
     others = [row["index"] for row in members if row["score"] is not None and row["content"] not in (None, winner)]
-    return {**found, "winner_text": winner, "others": others}
+    return {**answer, "winner_text": winner, "others": others}
 
 
-async def _ask_all(rows: list[Row], wanted: list[bool], ask: Greedy) -> list[str | None]:
+async def _ask_all(rows: list[Row], needed: list[bool], ask: Greedy) -> list[str | None]:
     gate = asyncio.Semaphore(_GREEDY_AT_ONCE)
 
-    async def one(row: Row, is_wanted: bool) -> str | None:
-        if not is_wanted:
+    async def one(row: Row, is_needed: bool) -> str | None:
+        if not is_needed:
             return None
         async with gate:
             return await ask(row)
 
-    return await asyncio.gather(*(one(row, is_wanted) for row, is_wanted in zip(rows, wanted, strict=True)))
+    return await asyncio.gather(*(one(row, is_needed) for row, is_needed in zip(rows, needed, strict=True)))
 
 
 def _wanted(row: Row, greedy: str | None, twice: bool) -> int:

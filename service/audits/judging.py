@@ -58,8 +58,8 @@ class Judged:
     def acceptable(self, which: Literal["winner", "other"]) -> bool | None:
         """Whether that reply could be sent, where the annotator said so."""
         left = (which == "winner") == self.item["winner_left"]
-        said: bool | None = self.label[f"{'left' if left else 'right'}_acceptable"] if self.label else None
-        return said
+        acceptable: bool | None = self.label[f"{'left' if left else 'right'}_acceptable"] if self.label else None
+        return acceptable
 
 
 class Audits:
@@ -111,10 +111,10 @@ class Audits:
 
     async def sheet(self, audit_id: str, annotator: str) -> list[Row]:
         """All items that this annotator may still label."""
-        wanted = select(audit_items.c.id).where(_open_to(audit_id, annotator), self._visible())
+        query = select(audit_items.c.id).where(_open_to(audit_id, annotator), self._visible())
         async with self._engine.connect() as connection:
             await self._require(connection, audit_id)
-            ids = (await connection.execute(wanted.order_by(audit_items.c.position))).scalars()
+            ids = (await connection.execute(query.order_by(audit_items.c.position))).scalars()
             return await _shown(connection, list(ids))
 
     async def label(self, audit_id: str, annotator: str, labels: Sequence[tuple[str, AuditLabel]]) -> None:
@@ -122,16 +122,16 @@ class Audits:
 
         Raises NotFound for an item that the audit does not have, Conflict for one that others have labelled enough.
         """
-        notes = [await redact_note(self._redactor, said.note) for _, said in labels]
+        notes = [await redact_note(self._redactor, label.note) for _, label in labels]
         async with self._engine.begin() as connection:
             await self._require(connection, audit_id)
-            for (item_id, said), note in zip(labels, notes, strict=True):
+            for (item_id, label), note in zip(labels, notes, strict=True):
                 which = and_(audit_items.c.id == item_id, audit_items.c.audit_id == audit_id, self._visible())
                 item = (await connection.execute(select(audit_items).where(which))).mappings().one_or_none()
                 if item is None:
                     raise NotFound(f"{audit_id} has no item {item_id}", param="item", code="item_not_found")
                 try:
-                    await _label(connection, annotator, dict(item), said, note)
+                    await _label(connection, annotator, dict(item), label, note)
                 except IntegrityError as error:
                     raise Conflict(f"{annotator} is labelling {item_id} twice at once", code="item_labelled") from error
 
@@ -174,7 +174,7 @@ class Audits:
         ]
 
 
-async def _label(connection: AsyncConnection, annotator: str, item: Row, said: AuditLabel, note: str | None) -> None:
+async def _label(connection: AsyncConnection, annotator: str, item: Row, label: AuditLabel, note: str | None) -> None:
     item_id = item["id"]
     earlier = select(audit_labels).where(audit_labels.c.item_id == item_id)
     labels = {row["annotator"]: row for row in (await connection.execute(earlier)).mappings()}
@@ -183,12 +183,12 @@ async def _label(connection: AsyncConnection, annotator: str, item: Row, said: A
         raise Conflict(f"{item_id} has all the labels that it wants", code="item_labelled")
     of_mine = and_(audit_labels.c.item_id == item_id, audit_labels.c.annotator == annotator)
     await connection.execute(delete(audit_labels).where(of_mine))
-    row = said.model_dump() | {"item_id": item_id, "annotator": annotator, "at_ms": _now(), "note": note}
+    row = label.model_dump() | {"item_id": item_id, "annotator": annotator, "at_ms": _now(), "note": note}
     await connection.execute(insert(audit_labels).values(row))
     free = given_back(audit_items.c.held_by, audit_items.c.held_until_ms)
     held = and_(audit_items.c.id == item_id, audit_items.c.held_by == annotator)
     await connection.execute(update(audit_items).where(held).values(free))
-    details = {"choice": said.choice} | ({"instead_of": mine["choice"]} if mine else {})
+    details = {"choice": label.choice} | ({"instead_of": mine["choice"]} if mine else {})
     owner = select(responses.c.tenant).where(responses.c.id == item["response_id"])
     tenant = (await connection.execute(owner)).scalar_one_or_none()
     await log_action(connection, tenant, annotator, "audit_label", item_id, details)
@@ -227,9 +227,9 @@ async def judged_between(
 
 
 async def _judged(connection: AsyncConnection, which: Any) -> list[Judged]:
-    wanted = select(audit_labels).join(audit_items).where(which)
+    query = select(audit_labels).join(audit_items).where(which)
     labels: dict[str, list[Row | None]] = {}
-    for row in (await connection.execute(wanted.order_by(audit_labels.c.at_ms, audit_labels.c.annotator))).mappings():
+    for row in (await connection.execute(query.order_by(audit_labels.c.at_ms, audit_labels.c.annotator))).mappings():
         labels.setdefault(row["item_id"], []).append(dict(row))
     items = await _items(connection, which)
     return [Judged(item, label) for item in items for label in labels.get(item["id"]) or [None]]
@@ -240,7 +240,7 @@ async def _items(connection: AsyncConnection, which: Any) -> list[Row]:
     winner, other = candidates.alias("winner"), candidates.alias("other")
     of_winner = and_(winner.c.response_id == responses.c.id, winner.c.index == responses.c.winner)
     of_other = and_(other.c.response_id == responses.c.id, other.c.index == audit_items.c.other)
-    wanted = (
+    query = (
         select(
             responses,
             audit_items,
@@ -259,8 +259,8 @@ async def _items(connection: AsyncConnection, which: Any) -> list[Row]:
     names = [*(f"response.{column.name}" for column in responses.c), *(column.name for column in audit_items.c)]
     names += ["winner_content", "winner_tool_calls", "winner_finish_reason"]
     names += ["other_content", "other_tool_calls", "other_score", "other_probability"]
-    found = []
-    for row in await connection.execute(wanted):
+    items = []
+    for row in await connection.execute(query):
         item = dict(zip(names, row, strict=True))
         item["prompt"] = item["response.prompt"]
         item["winner_reply"] = _reply(item["winner_content"], item["winner_tool_calls"])
@@ -269,8 +269,8 @@ async def _items(connection: AsyncConnection, which: Any) -> list[Row]:
             if item["greedy"] is None
             else _reply(item["greedy"], None)
         )
-        found.append(item)
-    return found
+        items.append(item)
+    return items
 
 
 def _reply(content: str | None, tool_calls: Any) -> Row:

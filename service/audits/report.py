@@ -24,72 +24,72 @@ async def gather(engine: AsyncEngine, audit_id: str) -> Row:
     (this,) = (row for row in listed if row["id"] == audit_id)
     earlier = [row for row in reversed(listed) if (row["at_ms"], row["id"]) < (this["at_ms"], audit_id)]
     past = [(row, figures(await audits.judged(row["id"]))) for row in earlier]
-    found = figures(judged)
+    measured = figures(judged)
     before: dict[str, Row] = {}
     for _, known in past:
         for name, row in known["annotators"].items():
             sums = before.setdefault(name, {"compared": 0, "same": 0})
             sums["compared"] += row["compared"]
             sums["same"] += row["same"]
-    for name, row in found["annotators"].items():
+    for name, row in measured["annotators"].items():
         row["drift_p_value"] = drift(row, before[name]) if name in before else None
     verdicts = await Reviews(engine).verdicts(this["since_ms"], this["until_ms"])
     shown = {name: this[name] for name in ("id", "since_ms", "until_ms", "seed", "strata", "left_out", "labels_wanted")}
     return {
         **shown,
-        **found,
+        **measured,
         "earlier": [{"id": row["id"], "at_ms": row["at_ms"], **_in_brief(known)} for row, known in past],
         "verdicts": from_verdicts(*verdicts),
     }
 
 
-def audit_report(found: Row) -> Report:
+def audit_report(audit: Row) -> Report:
     """The page."""
-    report = Report(f"Audit {found['id'].removeprefix('audit-')}")
-    since, until = (_day(found[name]) for name in ("since_ms", "until_ms"))
+    report = Report(f"Audit {audit['id'].removeprefix('audit-')}")
+    since, until = (_day(audit[name]) for name in ("since_ms", "until_ms"))
     report.text(
-        f"A stratified random sample of the reranked answers of {since} to {until}, judged blind: {found['items']} "
-        f"answers drawn, {found['labelled']} settled by {found['labels']} of {found['labels_wanted']} labels wanted. "
+        f"A stratified random sample of the reranked answers of {since} to {until}, judged blind: {audit['items']} "
+        f"answers drawn, {audit['labelled']} settled by {audit['labels']} of {audit['labels_wanted']} labels wanted. "
         "Every share is weighted by the answers that its row stands for; intervals are Wilson's 95 % at the effective "
         "number of rows."
     )
-    for warning in _warnings(found):
+    for warning in _warnings(audit):
         report.warning(warning)
-    _main(report, found)
-    _over_time(report, found)
-    _calibration(report, found)
-    _annotators(report, found)
+    _main(report, audit)
+    _over_time(report, audit)
+    _calibration(report, audit)
+    _annotators(report, audit)
     report.heading("What was drawn")
-    rows = [[name, row["answers"], row["drawn"]] for name, row in sorted(found["strata"].items())]
-    left_out = ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in found["left_out"].items())
+    rows = [[name, row["answers"], row["drawn"]] for name, row in sorted(audit["strata"].items())]
+    left_out = ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in audit["left_out"].items())
     report.table(["route/decision", "answers", "drawn"], rows, f"Not drawn from - {left_out}.")
     return report
 
 
-def _warnings(found: Row) -> list[str]:
-    value, kappa = found["agreement"]["value"], found["between_annotators"]["kappa"]
-    said = []
+def _warnings(audit: Row) -> list[str]:
+    value, kappa = audit["agreement"]["value"], audit["between_annotators"]["kappa"]
+    warnings = []
     if value is None:
-        said.append("Nothing is known of agreement yet: no pair of candidates has a label with a winner.")
+        warnings.append("Nothing is known of agreement yet: no pair of candidates has a label with a winner.")
     elif value < ALARM:
-        said.append(
+        warnings.append(
             f"People agree with the reward model in {value:.1%}, under {ALARM:.0%}: find out why before it serves on."
         )
-    if found["labels"] < found["labels_wanted"]:
-        said.append("The audit is not finished; what is easy may have been labelled first.")
+    if audit["labels"] < audit["labels_wanted"]:
+        warnings.append("The audit is not finished; what is easy may have been labelled first.")
     if kappa is not None and kappa < 0.4:
-        said.append(f"Annotators hardly agree with each other (kappa {kappa:.2f}): no model can agree with both.")
-    for name, row in found["annotators"].items():
+        warnings.append(f"Annotators hardly agree with each other (kappa {kappa:.2f}): no model can agree with both.")
+    for name, row in audit["annotators"].items():
         if (p := row["drift_p_value"]) is not None and p < _SUSPICIOUS:
-            said.append(f"{name} does not agree with the others as often as in earlier audits ({_p_value(p)}).")
+            warnings.append(f"{name} does not agree with the others as often as in earlier audits ({_p_value(p)}).")
         if row["left_picked_ci"] and not row["left_picked_ci"][0] <= 0.5 <= row["left_picked_ci"][1]:
-            said.append(f"{name} picks the left side in {row['left_picked']:.0%}; sides were swapped at random.")
-    return said
+            warnings.append(f"{name} picks the left side in {row['left_picked']:.0%}; sides were swapped at random.")
+    return warnings
 
 
-def _main(report: Report, found: Row) -> None:
+def _main(report: Report, audit: Row) -> None:
     report.heading("Agreement and win-rate")
-    rows = [_row("all", found), *(_row(name, row) for name, row in found["by_route"].items())]
+    rows = [_row("all", audit), *(_row(name, row) for name, row in audit["by_route"].items())]
     header = ["route", "settled", "model and people agree", "longer wins", "ties", "over greedy", "at equal length"]
     report.table(
         [*header, "sendable"],
@@ -98,9 +98,9 @@ def _main(report: Report, found: Row) -> None:
         "at random, 0.5. Over greedy: how often the reranked answer is preferred to the greedy one, ties as half. "
         "Behind each interval: pairs.",
     )
-    names = ["all", *found["by_route"]]
+    names = ["all", *audit["by_route"]]
     figure, axes = new_figure(height=1.2 + 0.4 * len(names))
-    for place, part in enumerate([found, *found["by_route"].values()]):
+    for place, part in enumerate([audit, *audit["by_route"].values()]):
         if part["agreement"]["value"] is None:
             continue
         axes.plot(part["agreement"]["ci"], [place, place], color="tab:blue")
@@ -116,11 +116,11 @@ def _main(report: Report, found: Row) -> None:
     )
 
 
-def _over_time(report: Report, found: Row) -> None:
-    if not found["earlier"]:
+def _over_time(report: Report, audit: Row) -> None:
+    if not audit["earlier"]:
         return
     report.heading("Over time")
-    rows = [*found["earlier"], {"id": found["id"], "at_ms": found["until_ms"], **_in_brief(found)}]
+    rows = [*audit["earlier"], {"id": audit["id"], "at_ms": audit["until_ms"], **_in_brief(audit)}]
     report.table(
         ["audit", "labels", "agreement", "kappa", "over greedy"],
         [
@@ -139,17 +139,17 @@ def _over_time(report: Report, found: Row) -> None:
     report.figure(figure, "Agreement of audit after audit.")
 
 
-def _calibration(report: Report, found: Row) -> None:
+def _calibration(report: Report, audit: Row) -> None:
     report.heading("P(acceptable) against what people would send")
-    verdicts = found["verdicts"]
+    verdicts = audit["verdicts"]
     rows = [
-        ["this audit", *_fit(found["calibration"])],
+        ["this audit", *_fit(audit["calibration"])],
         ["review verdicts, weighted by 1/chance", *_fit(verdicts["weighted"])],
         ["review verdicts as they came", *_fit(verdicts["naive"])],
     ]
     calibrators = ", ".join(
         f"{row['id']} for P({row['event']}), fitted on {row['labels']} labels"
-        for row in found["calibration"]["calibrators"]
+        for row in audit["calibration"]["calibrators"]
     )
     report.table(
         ["labels", "number", "acceptable", "mean probability", "ECE", "Brier", "Brier of the base rate"],
@@ -164,16 +164,16 @@ def _calibration(report: Report, found: Row) -> None:
     )
 
 
-def _annotators(report: Report, found: Row) -> None:
+def _annotators(report: Report, audit: Row) -> None:
     report.heading("Annotators")
-    between = found["between_annotators"]
+    between = audit["between_annotators"]
     same = "–" if between["same"] is None else f"{between['same']:.3f} ({_range(between['same_ci'])})"
     report.text(
         f"{between['items']} pairs have two labels. The same choice: {same}; Cohen's kappa: {_shown(between['kappa'])}."
     )
     rows = [
         [name, row["labels"], row["ties"], row["left_picked"], row["same"], row["compared"], row["drift_p_value"]]
-        for name, row in found["annotators"].items()
+        for name, row in audit["annotators"].items()
     ]
     report.table(
         ["annotator", "labels", "ties", "left picked", "same as the other", "of", "drift, p"],
@@ -183,12 +183,12 @@ def _annotators(report: Report, found: Row) -> None:
     )
 
 
-def _in_brief(found: Row) -> Row:
+def _in_brief(audit: Row) -> Row:
     return {
-        "labels": found["labels"],
-        "agreement": found["agreement"],
-        "win_rate_over_greedy": found["win_rate_over_greedy"],
-        "kappa": found["between_annotators"]["kappa"],
+        "labels": audit["labels"],
+        "agreement": audit["agreement"],
+        "win_rate_over_greedy": audit["win_rate_over_greedy"],
+        "kappa": audit["between_annotators"]["kappa"],
     }
 
 

@@ -92,9 +92,9 @@ def _choice(work: Work, index: int, choice: Choice) -> dict[str, Any]:
 
 def _notice(work: Work, sent: str) -> dict[str, Any]:
     """The route's message. A client that wants JSON must not parse it as such: there it is a refusal."""
-    settings, wanted = work.plan.settings, work.request.response_format or {}
+    settings, response_format = work.plan.settings, work.request.response_format or {}
     text = settings.hold_message if sent == "held" else settings.fallback_message
-    if wanted.get("type") in ("json_object", "json_schema"):
+    if response_format.get("type") in ("json_object", "json_schema"):
         return {"role": "assistant", "content": None, "refusal": text}
     return {"role": "assistant", "content": text, "refusal": None}
 

@@ -40,10 +40,16 @@ class Feedback(BaseModel):
         return self
 
 
-async def keep_feedback(engine: AsyncEngine, tenant: str, said: Feedback, user: str | None, redactor: Redactor) -> str:
+async def keep_feedback(
+    engine: AsyncEngine, tenant: str, opinion: Feedback, user: str | None, redactor: Redactor
+) -> str:
     """Write it, and return its id: durable by then. A comment is redacted; `user` is whom the answer was for."""
-    row = said.model_dump() | {"id": f"feedback-{secrets.token_hex(12)}", "tenant": tenant, "user": stored_user(user)}
-    row["comment"] = await redact_note(redactor, said.comment)
+    row = opinion.model_dump() | {
+        "id": f"feedback-{secrets.token_hex(12)}",
+        "tenant": tenant,
+        "user": stored_user(user),
+    }
+    row["comment"] = await redact_note(redactor, opinion.comment)
     async with engine.begin() as connection:
         await connection.execute(insert(feedback).values(fitted(feedback, row | {"at_ms": int(time.time() * 1000)})))
     return str(row["id"])
@@ -51,9 +57,9 @@ async def keep_feedback(engine: AsyncEngine, tenant: str, said: Feedback, user: 
 
 async def is_answer_of(engine: AsyncEngine, response_id: str, tenant: str) -> bool:
     """Whether the history has such an answer to this tenant."""
-    wanted = select(responses.c.id).where(responses.c.id == response_id, responses.c.tenant == tenant)
+    query = select(responses.c.id).where(responses.c.id == response_id, responses.c.tenant == tenant)
     async with engine.connect() as connection:
-        return (await connection.execute(wanted)).first() is not None
+        return (await connection.execute(query)).first() is not None
 
 
 async def candidates_of(engine: AsyncEngine, response_id: str) -> set[int]:

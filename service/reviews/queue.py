@@ -93,20 +93,20 @@ class Reviews:
 
     async def backlog(self) -> tuple[int, float]:
         """Open tickets, and the age of the oldest in seconds."""
-        wanted = select(func.count(), func.min(reviews.c.at_ms)).where(reviews.c.status == "open")
+        query = select(func.count(), func.min(reviews.c.at_ms)).where(reviews.c.status == "open")
         async with self._engine.connect() as connection:
-            count, oldest = (await connection.execute(wanted)).one()
+            count, oldest = (await connection.execute(query)).one()
         return count, max(0.0, time.time() - oldest / 1000) if count else 0.0
 
     async def verdicts(self, since_ms: int, until_ms: int) -> tuple[list[Row], Row]:
         """Decided tickets of answers of that time, each with its winner's probability; and how many answers there
         were, how many tickets are open, and how many answers could never have come here."""
         in_time = and_(responses.c.at_ms >= since_ms, responses.c.at_ms < until_ms)
-        wanted = select(reviews, responses.c.probability).join(responses).where(in_time, reviews.c.status == "decided")
+        query = select(reviews, responses.c.probability).join(responses).where(in_time, reviews.c.status == "decided")
         opened = select(func.count()).select_from(reviews.join(responses)).where(in_time, reviews.c.status == "open")
         answers = select(func.count()).select_from(responses).where(in_time)
         async with self._engine.connect() as connection:
-            rows = [dict(row) for row in (await connection.execute(wanted)).mappings()]
+            rows = [dict(row) for row in (await connection.execute(query)).mappings()]
             counts = {
                 "answers": (await connection.execute(answers)).scalar_one(),
                 "open": (await connection.execute(opened)).scalar_one(),
@@ -117,17 +117,17 @@ class Reviews:
     async def find(self, review_id: str) -> Row:
         """A ticket with its prompt and its candidates, the best first."""
         async with self._engine.connect() as connection:
-            found = await _ticket(connection, review_id, self._tenants)
-            prompt = select(responses.c.prompt, responses.c.winner).where(responses.c.id == found["response_id"])
+            ticket = await _ticket(connection, review_id, self._tenants)
+            prompt = select(responses.c.prompt, responses.c.winner).where(responses.c.id == ticket["response_id"])
             response = (await connection.execute(prompt)).mappings().one()
             order = (candidates.c.index != response["winner"], candidates.c.score.is_(None), candidates.c.score.desc())
-            wanted = select(candidates).where(candidates.c.response_id == found["response_id"]).order_by(*order)
-            members = [dict(row) for row in (await connection.execute(wanted)).mappings()]
+            query = select(candidates).where(candidates.c.response_id == ticket["response_id"]).order_by(*order)
+            members = [dict(row) for row in (await connection.execute(query)).mappings()]
             # What the reviewer decides on is what would be sent; the rest is the redacted copy.
-            held = await self._vault.held_messages(connection, found["response_id"])
+            held = await self._vault.held_messages(connection, ticket["response_id"])
         for member in members:
             member["message"] = held.get(member["index"])
-        return {**found, **response, "candidates": members}
+        return {**ticket, **response, "candidates": members}
 
     async def claim(self, review_id: str, actor: str) -> Row:
         """Hold a ticket for a quarter of an hour. Raises Conflict while somebody else does, or once it is decided."""
@@ -146,13 +146,13 @@ class Reviews:
         """Decide a ticket that this reviewer holds. Raises Conflict where it is held by nobody or by another."""
         mine = and_(reviews.c.claimed_by == actor, reviews.c.claimed_until_ms >= _now())
         chosen = await self._chosen(review_id, verdict)
-        told = verdict.model_dump(exclude={"text", "note"})
+        details = verdict.model_dump(exclude={"text", "note"})
         decided = {"status": "decided", "decided_by": actor, "decided_at_ms": _now(), "verdict": verdict.verdict}
         decided |= {"chosen": chosen, "reasons": verdict.reasons, "acceptable": verdict.acceptable}
         # The text goes to who asked as it was written, from the vault; what stays is kept without what names people.
         for name, text in (("text", verdict.text), ("note", verdict.note)):
             decided[name] = await redact_note(redactor, text)
-        return await self._change(review_id, mine, fitted(reviews, decided), actor, "verdict", told, verdict.text)
+        return await self._change(review_id, mine, fitted(reviews, decided), actor, "verdict", details, verdict.text)
 
     async def answer(self, response_id: str, tenant: str) -> Row | None:
         """What became of a held answer of this tenant: its status and, once it is decided, verdict, text and message.
@@ -162,20 +162,20 @@ class Reviews:
         async with self._engine.begin() as connection:
             # A client never hears of a spot check.
             mine = (reviews.c.response_id == response_id, reviews.c.tenant == tenant, reviews.c.reason != SPOT_CHECK)
-            wanted = select(reviews).where(*mine)
-            found = (await connection.execute(wanted)).mappings().one_or_none()
-            if found is None:
+            query = select(reviews).where(*mine)
+            ticket = (await connection.execute(query)).mappings().one_or_none()
+            if ticket is None:
                 return None
-            shown = {name: found[name] for name in ("id", "status", "verdict", "text")} | {"message": None}
-            if found["status"] != "decided" or found["verdict"] == "reject":
+            shown = {name: ticket[name] for name in ("id", "status", "verdict", "text")} | {"message": None}
+            if ticket["status"] != "decided" or ticket["verdict"] == "reject":
                 return shown
-            index = EDITED if found["chosen"] is None else found["chosen"]
+            index = EDITED if ticket["chosen"] is None else ticket["chosen"]
             message = await self._vault.held_message(connection, response_id, index)
             if message is not None:
                 await self._vault.delivered(connection, response_id)
                 shown |= {"text": message.get("content"), "message": message}
-            elif found["chosen"] is not None:
-                shown["text"] = await _content(connection, response_id, found["chosen"])
+            elif ticket["chosen"] is not None:
+                shown["text"] = await _content(connection, response_id, ticket["chosen"])
         return shown
 
     async def _chosen(self, review_id: str, verdict: Verdict) -> int | None:
@@ -183,12 +183,12 @@ class Reviews:
         if verdict.verdict not in ("accept", "choose"):
             return None
         async with self._engine.connect() as connection:
-            found = await _ticket(connection, review_id, self._tenants)
-            of = responses.c.id == found["response_id"]
+            ticket = await _ticket(connection, review_id, self._tenants)
+            of = responses.c.id == ticket["response_id"]
             winner = (await connection.execute(select(responses.c.winner).where(of))).scalar_one()
             chosen = winner if verdict.verdict == "accept" else verdict.candidate
-            held = chosen in await self._vault.held_messages(connection, found["response_id"])
-            if chosen is None or not (held or await _content(connection, found["response_id"], chosen) is not None):
+            held = chosen in await self._vault.held_messages(connection, ticket["response_id"])
+            if chosen is None or not (held or await _content(connection, ticket["response_id"], chosen) is not None):
                 raise InvalidRequest(
                     f"candidate {chosen} of {review_id} has no stored text to send; write it with `edit`",
                     param="candidate",
@@ -211,19 +211,19 @@ class Reviews:
         async with self._engine.begin() as connection:
             free = (reviews.c.id == review_id, reviews.c.status == "open", allowed)
             done = await connection.execute(update(reviews).where(*free).values(**values))
-            found = await _ticket(connection, review_id, self._tenants)
+            ticket = await _ticket(connection, review_id, self._tenants)
             if not done.rowcount:
-                raise Conflict(_why_not(found, actor), code="review_not_yours")
-            await log_action(connection, found["tenant"], actor, action, review_id, details)
+                raise Conflict(_why_not(ticket, actor), code="review_not_yours")
+            await log_action(connection, ticket["tenant"], actor, action, review_id, details)
             if action == "verdict":
-                await forget_held(connection, found["response_id"], keep=found["chosen"])
+                await forget_held(connection, ticket["response_id"], keep=ticket["chosen"])
                 # Nobody waits for the verdict of a spot check.
-                if text is not None and found["reason"] != SPOT_CHECK:
+                if text is not None and ticket["reason"] != SPOT_CHECK:
                     message = {"role": "assistant", "content": text}
-                    await self._vault.put(connection, found["response_id"], EDITED, message)
+                    await self._vault.put(connection, ticket["response_id"], EDITED, message)
             if self._tells and action == "verdict":
-                await add_event(connection, "review.decided", found)
-        return found
+                await add_event(connection, "review.decided", ticket)
+        return ticket
 
 
 async def measure_backlog(queue: Reviews, metrics: Metrics, seconds: float = _BACKLOG_SECONDS) -> None:
@@ -240,11 +240,11 @@ async def measure_backlog(queue: Reviews, metrics: Metrics, seconds: float = _BA
 
 async def _ticket(connection: AsyncConnection, review_id: str, tenants: Tenants) -> Row:
     """A ticket of these tenants. Raises NotFound for another's as for none."""
-    wanted = select(reviews).where(reviews.c.id == review_id, seen_by(reviews.c.tenant, tenants))
-    found = (await connection.execute(wanted)).mappings().one_or_none()
-    if found is None:
+    query = select(reviews).where(reviews.c.id == review_id, seen_by(reviews.c.tenant, tenants))
+    ticket = (await connection.execute(query)).mappings().one_or_none()
+    if ticket is None:
         raise NotFound(f"there is no review {review_id}", param="id", code="review_not_found")
-    return dict(found)
+    return dict(ticket)
 
 
 async def _content(connection: AsyncConnection, response_id: str, index: int) -> str | None:
@@ -253,12 +253,12 @@ async def _content(connection: AsyncConnection, response_id: str, index: int) ->
     return content
 
 
-def _why_not(found: Row, actor: str) -> str:
-    if found["status"] != "open":
-        return f"{found['id']} was decided by {found['decided_by']}"
-    if found["claimed_by"] not in (None, actor):
-        return f"{found['id']} is held by {found['claimed_by']}"
-    return f"{found['id']} is not held by you; claim it first"
+def _why_not(ticket: Row, actor: str) -> str:
+    if ticket["status"] != "open":
+        return f"{ticket['id']} was decided by {ticket['decided_by']}"
+    if ticket["claimed_by"] not in (None, actor):
+        return f"{ticket['id']} is held by {ticket['claimed_by']}"
+    return f"{ticket['id']} is not held by you; claim it first"
 
 
 def _now() -> int:

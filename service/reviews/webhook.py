@@ -69,9 +69,9 @@ class Webhook:
     async def _due(self) -> list[Row]:
         """Events whose time has come, held for as long as posting them can take."""
         now, held = _now(), []
-        wanted = select(deliveries).where(deliveries.c.next_at_ms <= now).order_by(deliveries.c.next_at_ms)
+        query = select(deliveries).where(deliveries.c.next_at_ms <= now).order_by(deliveries.c.next_at_ms)
         async with self._engine.begin() as connection:
-            for row in (await connection.execute(wanted.limit(_AT_ONCE))).mappings().all():
+            for row in (await connection.execute(query.limit(_AT_ONCE))).mappings().all():
                 mine = (deliveries.c.id == row["id"], deliveries.c.next_at_ms == row["next_at_ms"])
                 until = now + int(3_000 * self._pace.post_seconds)
                 if (await connection.execute(update(deliveries).where(*mine).values(next_at_ms=until))).rowcount:

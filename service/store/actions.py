@@ -28,5 +28,5 @@ async def read_actions(connection: AsyncConnection, tenants: Tenants, before: in
     if before is not None:
         query = query.where(actions.c.id < before)
     rows = (await connection.execute(query.order_by(actions.c.id.desc()).limit(limit + 1))).mappings()
-    found = [dict(row) for row in rows]
-    return Page(found[:limit], len(found) > limit)
+    listed = [dict(row) for row in rows]
+    return Page(listed[:limit], len(listed) > limit)

@@ -88,5 +88,5 @@ def on_store(url: str | None, config: Path | None, work: Callable[[AsyncEngine],
         return asyncio.run(opened())
 
 
-def _print(found: dict[str, Any]) -> None:
-    print(json.dumps(found))
+def _print(value: dict[str, Any]) -> None:
+    print(json.dumps(value))

@@ -36,10 +36,10 @@ async def export_day(engine: AsyncEngine, day: datetime.date, folder: Path) -> i
     rows = 0
     with _whole_file(folder / f"responses-{day.isoformat()}.parquet") as part, pq.ParquetWriter(part, schema) as writer:
         async with engine.connect() as connection:
-            wanted = select(responses).where(responses.c.at_ms >= first, responses.c.at_ms < last)
-            stream = await connection.stream(wanted.order_by(responses.c.at_ms))
-            async for found in stream.mappings().partitions(_ROWS):
-                batch = await _with_candidates(engine, [dict(row) for row in found])
+            query = select(responses).where(responses.c.at_ms >= first, responses.c.at_ms < last)
+            stream = await connection.stream(query.order_by(responses.c.at_ms))
+            async for part_rows in stream.mappings().partitions(_ROWS):
+                batch = await _with_candidates(engine, [dict(row) for row in part_rows])
                 writer.write_table(pa.Table.from_pylist(batch, schema=schema))
                 rows += len(batch)
     return rows
@@ -61,9 +61,9 @@ def _whole_file(target: Path) -> Iterator[Path]:
 async def _with_candidates(engine: AsyncEngine, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     by_id: dict[str, list[dict[str, Any]]] = {row["id"]: [] for row in rows}
     async with engine.connect() as connection:
-        wanted = select(candidates).where(candidates.c.response_id.in_(by_id)).order_by(candidates.c.index)
-        for found in (await connection.execute(wanted)).mappings():
-            by_id[found["response_id"]].append(_as_text(dict(found), candidates))
+        query = select(candidates).where(candidates.c.response_id.in_(by_id)).order_by(candidates.c.index)
+        for row in (await connection.execute(query)).mappings():
+            by_id[row["response_id"]].append(_as_text(dict(row), candidates))
     return [_as_text(row, responses) | {"candidates": by_id[row["id"]]} for row in rows]
 
 

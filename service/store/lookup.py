@@ -18,14 +18,14 @@ async def find_rerank(engine: AsyncEngine, response_id: str, tenant: str) -> Row
     mine = (responses.c.id == response_id, responses.c.tenant == tenant)
     of = candidates.c.response_id == response_id
     async with engine.connect() as connection:
-        found = (await connection.execute(select(responses).where(*mine))).mappings().one_or_none()
-        if found is None:
+        answer = (await connection.execute(select(responses).where(*mine))).mappings().one_or_none()
+        if answer is None:
             return None
-        wanted = select(candidates).where(of, candidates.c.index < found["n"]).order_by(candidates.c.index)
-        members = [dict(row) for row in (await connection.execute(wanted)).mappings()]
+        query = select(candidates).where(of, candidates.c.index < answer["n"]).order_by(candidates.c.index)
+        members = [dict(row) for row in (await connection.execute(query)).mappings()]
         ticket = select(reviews.c.id).where(reviews.c.response_id == response_id, reviews.c.reason != "spot_check")
         review_id = (await connection.execute(ticket)).scalar_one_or_none()
-    winner = next((row for row in members if row["index"] == found["winner"]), None)
+    winner = next((row for row in members if row["index"] == answer["winner"]), None)
     same = (
         "route",
         "route_probability",
@@ -38,13 +38,13 @@ async def find_rerank(engine: AsyncEngine, response_id: str, tenant: str) -> Row
         "calibrator",
         "timings_ms",
     )
-    return {name: found[name] for name in same} | {
-        "strategy": "greedy" if found["decision"] == "passthrough" else "best_of_n",
-        "orm": found["versions"]["orm"] or None,
-        "policy": found["versions"]["policy"],
-        "n_requested": found["n"],
-        "n_completed": found["n_completed"],
-        "n_scored": found["n_scored"],
+    return {name: answer[name] for name in same} | {
+        "strategy": "greedy" if answer["decision"] == "passthrough" else "best_of_n",
+        "orm": answer["versions"]["orm"] or None,
+        "policy": answer["versions"]["policy"],
+        "n_requested": answer["n"],
+        "n_completed": answer["n_completed"],
+        "n_scored": answer["n_scored"],
         "winner": None if winner is None else {name: winner[name] for name in _SHOWN if name != "finish_reason"},
         "candidates": [_summary(row) for row in members],
         "review_id": review_id,

@@ -85,8 +85,8 @@ def _fit(kind: Any, value: Any) -> Any:
 def _redacted(value: Any, kinds: set[str], redactor: Redactor, depth: int = 0) -> Any:
     """Every string of a JSON value redacted, keys too."""
     if isinstance(value, str):
-        text, found = redactor(_text(value))
-        kinds |= found
+        text, removed = redactor(_text(value))
+        kinds |= removed
         return text
     if not isinstance(value, list | dict):
         return value

@@ -63,12 +63,12 @@ class ResponseEvents:
     def _choice(self, choice: Mapping[str, Any]) -> Iterator[bytes]:
         delta = choice["delta"]
         thought = delta.get("reasoning") or delta.get("reasoning_content")
-        said: tuple[tuple[Said, Any], ...] = (
+        parts: tuple[tuple[Said, Any], ...] = (
             ("reasoning", thought),
             ("text", delta.get("content")),
             ("refusal", delta.get("refusal")),
         )
-        for kind, text in said:
+        for kind, text in parts:
             if text:
                 yield from self._say(kind, text)
         for call in delta.get("tool_calls") or []:

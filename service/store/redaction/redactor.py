@@ -73,10 +73,10 @@ class Redactor:
                 break
         return masked, spans
 
-    def _take(self, masked: str, found: Iterable[Span], spans: list[Span]) -> str:
+    def _take(self, masked: str, matches: Iterable[Span], spans: list[Span]) -> str:
         """Keep the spans that overlap none before them, and mask them."""
         taken, over = [], 0
-        for span in sorted(found):
+        for span in sorted(matches):
             if span[0] >= over and MASK not in masked[span[0] : span[1]]:
                 taken.append(span)
                 over = span[1]
