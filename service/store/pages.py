@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, Select, select, tuple_
+from sqlalchemy import ColumnElement, Select, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import InvalidRequest
@@ -28,7 +28,12 @@ class Page(NamedTuple):
 
 
 async def read_page(
-    connection: AsyncConnection, query: Select[Any], order: Sequence[Column[Any]], cursor: Cursor, *, newest_first: bool
+    connection: AsyncConnection,
+    query: Select[Any],
+    order: Sequence[ColumnElement[Any]],
+    cursor: Cursor,
+    *,
+    newest_first: bool,
 ) -> Page:
     """One page of `query`, ordered by `order`, whose last column is the id that cursors name.
 
@@ -49,7 +54,7 @@ async def read_page(
     return Page(page[::-1] if backwards else page, len(rows) > cursor.limit)
 
 
-async def _edge(connection: AsyncConnection, order: Sequence[Column[Any]], name: str, param: str) -> Any:
+async def _edge(connection: AsyncConnection, order: Sequence[ColumnElement[Any]], name: str, param: str) -> Any:
     row = (await connection.execute(select(*order).where(order[-1] == name))).one_or_none()
     if row is None:
         raise InvalidRequest(f"{param}={name} names no entry of this list", param=param, code="no_such_cursor")

@@ -27,7 +27,6 @@ TESTED_IN = {
     "service/api/http/direct.py": "tests/service/api/test_chat.py",
     "service/api/http/draining.py": "tests/service/processes/test_gateway.py",
     "service/api/feedback.py": "tests/service/reviews/test_feedback.py",
-    "service/api/operators/labels.py": "tests/service/test_labels.py",
     "service/api/models.py": "tests/service/test_observability.py",
     "service/api/rerank.py": "tests/service/store/test_lookup.py",
     "service/api/responses/events.py": "tests/service/api/responses/test_route.py",

@@ -15,10 +15,11 @@ from reward_model.training.data import LabelledReply, Pair, split_of
 from service.audits.drawing import Draw, draw_audit
 from service.audits.judging import AuditLabel, Audits
 from service.keys.key_file import add_key
-from service.labels import read_labels
+from service.labels.reading import Scope, read_labels
 from service.store.database import open_database
+from service.store.pages import Cursor
 
-ALWAYS = (0, 2**62)
+ALWAYS = Scope(0, 2**62)
 
 
 @pytest.fixture
@@ -45,9 +46,10 @@ async def seen(start_gateway: Any, store_url: str, script: Any) -> Any:
 
         async def read(self) -> tuple[list[Pair], list[LabelledReply]]:
             engine = await open_database(store_url)
-            pairs, replies = await read_labels(engine, *ALWAYS, high_stakes={"billing"})
+            pairs = await read_labels(engine, "pairs", ALWAYS, Cursor(500), high_stakes={"billing"})
+            replies = await read_labels(engine, "replies", ALWAYS, Cursor(500))
             await engine.dispose()
-            return [Pair.model_validate(p) for p in pairs], [LabelledReply.model_validate(r) for r in replies]
+            return [Pair.model_validate(p) for p in pairs.rows], [LabelledReply.model_validate(r) for r in replies.rows]
 
     async with start_gateway(store={"url": store_url}) as gateway:
         gateway.scorer.probability = lambda score: 0.45
@@ -148,6 +150,9 @@ async def test_audits_become_pairs_with_votes_and_replies_with_weights(seen: Any
             await audits.label("audit-1", name, [(row["item"], AuditLabel.model_validate(label))])
     await engine.dispose()
     pairs, replies = await seen.read()
+    # Judgements of one millisecond have no order of their own.
+    shown = [row["item"] for row in sheet]
+    pairs.sort(key=lambda pair: shown.index(pair.id))
     assert [pair.outcome for pair in pairs] == ["win", "tie", "win"]
     assert [pair.strength for pair in pairs] == [1.0, 0.5, 1.0]
     texts = [judged[row["item"]] for row in sheet]
@@ -190,6 +195,30 @@ async def test_labels_are_for_operators_and_bad_dates_are_named(seen: Any) -> No
 async def test_what_was_redacted_says_so(seen: Any) -> None:
     await seen.judged("I was charged on 4111 1111 1111 1111", {"verdict": "reject"})
     answer = await seen.call("GET", "/labels/replies")
-    (row,) = [json.loads(line) for line in answer.text.splitlines()]
+    (row,) = answer.json()["data"]
     assert row["redacted"] == ["card"]
     assert row["prompt"][-1]["content"] == "I was charged on [card]"
+
+
+async def test_labels_come_in_pages_of_judgements(seen: Any) -> None:
+    verdicts = [{"verdict": "choose", "candidate": 3}, {"verdict": "reject"}, {"verdict": "choose", "candidate": 3}]
+    ids = [(await seen.judged(f"charged {number}", verdict))["id"] for number, verdict in enumerate(verdicts)]
+
+    async def page(kind: str, **query: Any) -> tuple[list[str], Any, Any, bool]:
+        answer = await seen.call(
+            "GET", f"/labels/{kind}?" + "&".join(f"{name}={value}" for name, value in query.items())
+        )
+        body = answer.json()
+        assert (answer.status_code, body["object"]) == (200, "list"), body
+        return [row["id"] for row in body["data"]], body["first_id"], body["last_id"], body["has_more"]
+
+    everything = [f"{ids[0]}:winner", f"{ids[0]}:chosen", f"{ids[1]}:winner", f"{ids[2]}:winner", f"{ids[2]}:chosen"]
+    assert await page("replies") == (everything, ids[0], ids[2], False)
+    # Of the second one, which was rejected, there is no pair: the page counts it all the same.
+    assert await page("pairs", limit=2) == ([ids[0]], ids[0], ids[1], True)
+    assert await page("pairs", limit=2, after=ids[1]) == ([ids[2]], ids[2], ids[2], False)
+    assert await page("pairs", limit=1, after=ids[0]) == ([], ids[1], ids[1], True)
+    assert await page("replies", limit=2, before=ids[2]) == (everything[:3], ids[0], ids[1], False)
+    assert await page("pairs", since="2100-01-01T00:00:00Z") == ([], None, None, False)
+    refused = await seen.call("GET", "/labels/pairs?after=nobody")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "no_such_cursor")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,8 @@ REPLIES = "labelled_replies.jsonl.gz"
 # Names of sources: a recipe may weigh a review otherwise than a thumb.
 _SOURCES = {"review": "reviews", "audit": "audits", "human": "feedback"}
 _SECONDS = 120.0
+# The most that the gateway lists at once.
+_PAGE = 500
 
 
 def collect(gateway: str, key: str, out: Path, since: str | None, until: str | None) -> dict[str, Any]:
@@ -51,14 +52,21 @@ def collect(gateway: str, key: str, out: Path, since: str | None, until: str | N
 
 
 def _rows(client: httpx.Client, kind: str, window: dict[str, str], schema: type[Row]) -> Iterator[dict[str, Any]]:
-    answer = client.get(f"/v1/labels/{kind}", params=window)
-    if answer.status_code != 200:
-        raise RewardModelError(f"the gateway answered {answer.status_code}: {_said(answer)}")
-    for number, line in enumerate(answer.text.split("\n"), 1):
-        if line:
-            row = json.loads(line)
-            parse_row(row, schema, f"the gateway's {kind}, line {number}")
-            yield row
+    for number, row in enumerate(_listed(client, f"/v1/labels/{kind}", window), 1):
+        parse_row(row, schema, f"the gateway's {kind}, row {number}")
+        yield row
+
+
+def _listed(client: httpx.Client, path: str, query: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """What a list of the gateway's holds, fetched page by page."""
+    page: dict[str, Any] = {"has_more": True, "last_id": None}
+    while page["has_more"]:
+        after = {} if page["last_id"] is None else {"after": page["last_id"]}
+        answer = client.get(path, params={**query, "limit": str(_PAGE), **after})
+        if answer.status_code != 200:
+            raise RewardModelError(f"the gateway answered {answer.status_code}: {_said(answer)}")
+        page = answer.json()
+        yield from page["data"]
 
 
 def _said(answer: httpx.Response) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime
 from typing import Annotated, Any, Literal
 
-import orjson
-from fastapi import APIRouter, Request
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Depends, Request
 from pydantic import BeforeValidator
 
+from service.api.http.lists import ListPage, cursor
 from service.api.http.state import identify, state_of
-from service.labels import read_labels
+from service.labels.reading import Scope, read_labels
+from service.store.pages import Cursor
 
 router = APIRouter(prefix="/v1/labels")
 
@@ -26,25 +26,28 @@ def _not_a_number(value: object) -> object:
 Moment = Annotated[datetime.datetime, BeforeValidator(_not_a_number)]
 
 
-@router.get("/{kind}", response_class=StreamingResponse, responses={200: {"content": {"application/x-ndjson": {}}}})
+@router.get("/{kind}", response_model=ListPage[dict[str, Any]])
 async def get_labels(
     request: Request,
     kind: Literal["pairs", "replies"],
+    page: Annotated[Cursor, Depends(cursor)],
     since: Moment | None = None,
     until: Moment | None = None,
-) -> StreamingResponse:
-    """JSON lines of pairs or labelled replies judged in [since, until); times without a zone are UTC.
+) -> dict[str, Any]:
+    """Pairs or labelled replies judged in [since, until), the oldest first; times without a zone are UTC.
 
-    Rows have the trainer's schemas. Go on from the last export by giving its `until` as `since`.
+    Rows have the trainer's schemas. `limit`, `after`, `before`, `first_id` and `last_id` are of judgements (tickets,
+    feedback, items of audits), which give a row or two, or none. Go on from the last export by giving its `until` as
+    `since`.
     """
     state = state_of(request)
     identity = identify(request, state)
     identity.require("operator", "admin")
     high_stakes = {name for name, route in state.settings.routes.items() if route.strategy == "best_of_n"}
-    times = _ms(since, 0), _ms(until, 2**62)
-    pairs, replies = await read_labels(state.required_engine, *times, identity.visible, high_stakes)
-    rows: list[Any] = pairs if kind == "pairs" else replies
-    return StreamingResponse((orjson.dumps(row) + b"\n" for row in rows), media_type="application/x-ndjson")
+    scope = Scope(_ms(since, 0), _ms(until, 2**62), identity.visible)
+    labels = await read_labels(state.required_engine, kind, scope, page, high_stakes)
+    ends = {"first_id": labels.first_id, "last_id": labels.last_id}
+    return {"object": "list", "data": labels.rows, **ends, "has_more": labels.has_more}
 
 
 def _ms(at: datetime.datetime | None, otherwise: int) -> int:

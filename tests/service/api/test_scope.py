@@ -64,7 +64,8 @@ async def house(start_gateway: Any, tmp_path: Path) -> AsyncIterator[House]:
 async def test_a_reviewer_sees_the_tickets_of_their_tenants_alone(house: House) -> None:
     acme, globex = house.tickets["acme"], house.tickets["globex"]
     for caller, seen in ((house.anna, [acme]), (house.both, [acme, globex]), (house.root, [acme, globex])):
-        assert [row["id"] for row in (await caller.get("/reviews"))["data"]] == seen
+        # Answers of one second have no order of their own.
+        assert {row["id"] for row in (await caller.get("/reviews"))["data"]} == set(seen)
     for method, path, body in (
         ("GET", "", None),
         ("POST", "/claim", {}),
@@ -167,6 +168,8 @@ async def test_lists_come_in_pages(house: House) -> None:
         ("/audits?after=nobody", "after"),
         ("/audits?limit=0", "limit"),
         ("/labels/pairs?since=yesterday", "since"),
+        ("/labels/pairs?limit=501", "limit"),
+        ("/labels/replies?after=a&before=b", "before"),
         ("/rerank/a%00b", "response_id"),
     ],
 )

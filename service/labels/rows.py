@@ -1,26 +1,17 @@
-"""Verdicts, feedback and audit labels as the preference pairs and labelled replies that the trainer reads.
-
-A pair comes from a review that chose or wrote another reply, from an application's preference, from an audit. A
-labelled reply comes from any verdict on the winner, and carries the chance with which it was judged: reviews see the
-doubtful answers more often than others. Dates are those of the judgment.
-"""
+"""What one judgement says, as rows of the trainer's schemas: values in, values out."""
 
 from __future__ import annotations
 
 import datetime
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import and_, select
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.audits.judging import Judged, judged_between
+from service.audits.judging import Judged
 from service.store.rows import Row
-from service.store.scope import Tenants, seen_by
-from service.store.tables import candidates, feedback, responses, reviews
 
 # Written by a person, or greedily: to train on, not to calibrate the best of n on.
 _NOT_SAMPLED: Row = {"selection": None, "split": "train"}
@@ -28,46 +19,7 @@ _NOT_SAMPLED: Row = {"selection": None, "split": "train"}
 _SENDABLE_FROM = 3
 
 
-async def read_labels(
-    engine: AsyncEngine, since_ms: int, until_ms: int, tenants: Tenants = None, high_stakes: Collection[str] = ()
-) -> tuple[list[Row], list[Row]]:
-    """Pairs and labelled replies of these tenants' answers judged in [since_ms, until_ms), rows of the trainer's
-    schemas; none without texts. `high_stakes` are the routes whose pairs are of high risk."""
-    decided = and_(
-        reviews.c.status == "decided", reviews.c.decided_at_ms >= since_ms, reviews.c.decided_at_ms < until_ms
-    )
-    in_time = and_(feedback.c.at_ms >= since_ms, feedback.c.at_ms < until_ms)
-    of_answer = and_(feedback.c.response_id == responses.c.id, feedback.c.tenant == responses.c.tenant)
-    async with engine.connect() as connection:
-        mine = select(reviews).where(decided, seen_by(reviews.c.tenant, tenants))
-        tickets = [dict(row) for row in (await connection.execute(mine)).mappings()]
-        query = (
-            select(feedback)
-            .join(responses, of_answer)
-            .where(in_time, seen_by(feedback.c.tenant, tenants))
-            .order_by(feedback.c.at_ms)
-        )
-        opinions = [dict(row) for row in (await connection.execute(query)).mappings()]
-        labels = await judged_between(connection, since_ms, until_ms, tenants)
-        answers = await _answers(connection, {row["response_id"] for row in [*tickets, *opinions]})
-    pairs, replies = list[Row](), list[Row]()
-    for ticket in tickets:
-        if (answer := answers.get(ticket["response_id"])) is not None:
-            pairs += _review_pairs(ticket, answer)
-            replies += _review_replies(ticket, answer)
-    for opinion in opinions:
-        if (answer := answers.get(opinion["response_id"])) is not None:
-            pairs += _feedback_pairs(opinion, answer)
-            replies += _feedback_replies(opinion, answer)
-    for item in _by_item(labels):
-        pairs += _audit_pairs(item)
-        replies += _audit_replies(item)
-    for pair in pairs:
-        pair["risk"] = "high" if pair["bucket"] in high_stakes else "normal"
-    return pairs, replies
-
-
-class _Answer:
+class StoredAnswer:
     """An answer with its candidates' texts."""
 
     def __init__(self, row: Row, members: Mapping[int, Row]) -> None:
@@ -83,20 +35,8 @@ class _Answer:
         return _selection(self.row, index, 1 if index == self.row["winner"] else None)
 
 
-async def _answers(connection: Any, ids: set[str]) -> dict[str, _Answer]:
-    """Answers whose prompts were kept, by id."""
-    members: dict[str, dict[int, Row]] = {}
-    answers: dict[str, Row] = {}
-    # Databases bound the number of parameters.
-    for part in _parts(sorted(ids), 500):
-        query = select(responses).where(responses.c.id.in_(part), responses.c.prompt.is_not(None))
-        answers |= {row["id"]: dict(row) for row in (await connection.execute(query)).mappings()}
-        for row in (await connection.execute(select(candidates).where(candidates.c.response_id.in_(part)))).mappings():
-            members.setdefault(row["response_id"], {})[row["index"]] = dict(row)
-    return {name: _Answer(row, members.get(name, {})) for name, row in answers.items()}
-
-
-def _review_pairs(ticket: Row, answer: _Answer) -> Iterator[Row]:
+def review_pairs(ticket: Row, answer: StoredAnswer) -> Iterator[Row]:
+    """Of a verdict that chose or wrote another reply than the winner."""
     winner = answer.completion(answer.row["winner"])
     better = answer.completion(ticket["chosen"]) if ticket["verdict"] == "choose" else ticket["text"]
     if ticket["verdict"] not in ("choose", "edit") or winner is None or better in (None, winner):
@@ -107,7 +47,8 @@ def _review_pairs(ticket: Row, answer: _Answer) -> Iterator[Row]:
     yield {"id": ticket["id"], "chosen": better, "rejected": winner, **own, **_of(answer.row)}
 
 
-def _review_replies(ticket: Row, answer: _Answer) -> Iterator[Row]:
+def review_replies(ticket: Row, answer: StoredAnswer) -> Iterator[Row]:
+    """Of a verdict: the winner, and what was chosen or written in its place."""
     shared = {"label": "review", "annotator": ticket["decided_by"], "chance": ticket["chance"]}
     shared |= _of(answer.row)
     winner, chosen = answer.row["winner"], ticket["chosen"]
@@ -127,7 +68,8 @@ def _review_replies(ticket: Row, answer: _Answer) -> Iterator[Row]:
         }
 
 
-def _feedback_pairs(opinion: Row, answer: _Answer) -> Iterator[Row]:
+def feedback_pairs(opinion: Row, answer: StoredAnswer) -> Iterator[Row]:
+    """Of a preference between two candidates."""
     chosen, rejected = (answer.completion(opinion[name]) for name in ("preferred", "rejected"))
     if chosen is None or rejected is None or chosen == rejected:
         return
@@ -136,7 +78,7 @@ def _feedback_pairs(opinion: Row, answer: _Answer) -> Iterator[Row]:
     yield {"id": opinion["id"], "chosen": chosen, "rejected": rejected, **own, **_of(answer.row)}
 
 
-def _feedback_replies(opinion: Row, answer: _Answer) -> Iterator[Row]:
+def feedback_replies(opinion: Row, answer: StoredAnswer) -> Iterator[Row]:
     """Of answers that were sent: who gives feedback chooses to, so its chance is not known."""
     winner, thumb, rating = answer.row["winner"], opinion["thumb"], opinion["rating"]
     completion = answer.completion(winner)
@@ -148,7 +90,8 @@ def _feedback_replies(opinion: Row, answer: _Answer) -> Iterator[Row]:
     yield own | _ended(answer.members[winner]) | _of(answer.row)
 
 
-def _audit_pairs(item: Sequence[Judged]) -> Iterator[Row]:
+def audit_pairs(item: Sequence[Judged]) -> Iterator[Row]:
+    """Of the labels of one item."""
     row = item[0].item
     winner, other = _completion_of(row["winner_reply"]), _completion_of(row["other_reply"])
     votes: Counter[str] = Counter(one.preferred or "tie" for one in item)
@@ -190,7 +133,8 @@ def _dimensions(item: Sequence[Judged], first: str) -> dict[str, int]:
     return {name: seen.pop() if len(seen) == 1 else 0 for name, seen in signs.items()}
 
 
-def _audit_replies(item: Sequence[Judged]) -> Iterator[Row]:
+def audit_replies(item: Sequence[Judged]) -> Iterator[Row]:
+    """Of the labels of one item: either reply, where annotators do not differ."""
     row = item[0].item
     answer = _response(row)
     for which, index, rank in (("winner", answer["winner"], 1), ("other", row["other"], None)):
@@ -257,18 +201,6 @@ def _ended(candidate: Row) -> Row:
 def _response(item: Row) -> Row:
     """The answer that an audit's item was drawn from."""
     return {name.removeprefix("response."): value for name, value in item.items() if name.startswith("response.")}
-
-
-def _by_item(labels: Sequence[Judged]) -> list[list[Judged]]:
-    by_item: dict[str, list[Judged]] = {}
-    for one in labels:
-        by_item.setdefault(one.item["id"], []).append(one)
-    return list(by_item.values())
-
-
-def _parts(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    for start in range(0, len(ids), size):
-        yield ids[start : start + size]
 
 
 def _time(at_ms: int) -> str:
