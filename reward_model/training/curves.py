@@ -36,7 +36,8 @@ def fit_platt(scores: Floats, labels: Floats) -> Platt:
     positives = labels.sum()
     high, low = (positives + 1) / (positives + 2), 1 / (len(labels) - positives + 2)
     targets = np.where(labels > 0.5, high, low)
-    regression = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000)
+    # Of two parameters Newton's method takes a few steps; a bootstrap fits thousands of curves.
+    regression = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000, solver="newton-cholesky")
     regression.fit(
         np.concatenate([scores, scores])[:, None],
         np.repeat([1, 0], len(scores)),

@@ -58,7 +58,12 @@ SHOWN = [(name, body) for name, kind, body in BLOCKS if kind == "toml" and SETTI
 
 
 @pytest.mark.parametrize(("document", "body"), SHOWN)
-def test_settings_that_are_shown_are_read(document: str, body: str, tmp_path: Path) -> None:
+def test_settings_that_are_shown_are_read(
+    document: str, body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in re.findall(r'^instructions_file = "(.+)"', body, flags=re.MULTILINE):
+        (tmp_path / name).write_text("You answer for a bank.")
     (tmp_path / "winnow.toml").write_text(body)
     load_settings(tmp_path / "winnow.toml")
 

@@ -194,7 +194,8 @@ def test_a_kill_at_any_step_leaves_the_alias_before_or_after(registry: Path, for
         assert len({event.number for event in history(registry)}) == len(history(registry))
         if not killed:
             break
-    assert 10 < kills < 59
+    # How many there are depends on the library that locks.
+    assert 5 < kills < 59
     # An alias that never got there is no place to go back to.
     places = served("champion", history(registry), read_aliases(registry))
     assert set(places) <= {None, "orm@1", "orm@2"}

@@ -91,6 +91,7 @@ def test_an_evaluation_s_page_has_its_figures() -> None:
     result = {
         "orm": "toy@1",
         **pair_figures(pairs, scores),
+        "equal_after_truncation": 0,
         "by_risk": figures_by(pairs, scores, lambda pair: pair.risk),
         "by_origin": figures_by(pairs, scores, lambda _: "authored over policy"),
         "by_length": figures_by(pairs, scores, lambda _: "winner_longer"),
