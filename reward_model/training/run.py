@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import PartialState
 
 from reward_model import base_model
@@ -24,6 +26,7 @@ from reward_model.model import layers_of
 from reward_model.training.build import Trainee, base_of, build, formatter_of
 from reward_model.training.card import model_card
 from reward_model.training.data import Pair, digest
+from reward_model.training.distributed import gathered, load_whole, processes, refuse_data_parallel
 from reward_model.training.evaluate import score_pairs
 from reward_model.training.metrics import pair_figures
 from reward_model.training.mixture import Sources, cap, choose, read_sources
@@ -41,6 +44,8 @@ def train(recipe: Recipe, data: Path, out: Path, labels: Path | None) -> Manifes
     replies truncation makes equal are left out of every split and counted in the manifest. Raises BadInput when a file
     that the recipe names is missing or wrong, or leaves nothing to train on, before anything is trained.
     """
+    refuse_data_parallel(torch.cuda.device_count(), processes(), sys.argv[1:])
+    load_whole()
     parent = read_parent(recipe)
     distinct = distinct_sources(read_sources(recipe, data, labels), formatter_of(recipe))
     if recipe.ensemble is None:
@@ -63,7 +68,9 @@ def _train_one(
     trainee = build(recipe)
     scratch = _scratch(recipe, out)
     log = fit(trainee, recipe.loss, recipe.optim, training, validation, scratch)
-    if not PartialState().is_main_process:
+    main = PartialState().is_main_process
+    trainee.model = gathered(trainee.model, lambda: build(recipe).model, main)
+    if not main:
         return None
     metrics, scores = held_out_figures(trainee, sources, recipe.optim.max_row_tokens)
     metrics["log"] = [entry for entry in log if "eval_accuracy" in entry or "train_runtime" in entry]

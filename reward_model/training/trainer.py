@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,21 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from reward_model.formatting import Formatter
-from reward_model.model import RewardModel
+from reward_model.model import RewardModel, layers_of
 from reward_model.training.build import Trainee
 from reward_model.training.data import Pair
+from reward_model.training.distributed import check_sharding, learned, processes, put_back, refuse_data_parallel
+from reward_model.training.feeding import ByLength, Collate, TrainingRows, plan_rows, targets_of
 from reward_model.training.head_start import start_head
 from reward_model.training.losses import LossRecipe, RecentPairs, Targets, pair_accuracy, pair_loss
 from reward_model.training.mixture import cap
 from reward_model.training.packing import (
     Batch,
     PackedRow,
-    TokenPair,
     batches,
     collate,
     collate_apart,
@@ -35,42 +36,11 @@ from reward_model.training.packing import (
     tokenize,
 )
 from reward_model.training.recipe import OptimRecipe
+from reward_model.training.token_table import token_table
 
 # Written last into a saved step: a step without it was cut off by a kill.
 _WHOLE = "whole"
 _LEARNED = "learned.safetensors"
-
-
-class _Rows(Dataset[PackedRow]):
-    def __init__(self, rows: Sequence[PackedRow]) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> PackedRow:
-        return self.rows[index]
-
-
-class _ByLength(Sampler[int]):
-    """Rows of similar length beside each other, in another order each epoch: a function of seed and epoch alone,
-    so that a run that goes on after a kill sees what it would have seen."""
-
-    def __init__(self, rows: Sequence[PackedRow], batch: int, seed: int) -> None:
-        self.lengths = [row.tokens for row in rows]
-        self.batch = batch
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000 + self.epoch)
-        return iter(get_length_grouped_indices(self.lengths, self.batch, generator=generator))  # type: ignore[no-untyped-call]
 
 
 class _Pace(TrainerCallback):
@@ -100,7 +70,7 @@ class PairTrainer(Trainer):
 
     def __init__(
         self,
-        train: Sequence[PackedRow],
+        train: TrainingRows,
         validation: Sequence[PackedRow],
         validation_targets: Targets,
         validation_locales: Sequence[str],
@@ -108,8 +78,14 @@ class PairTrainer(Trainer):
         optim: OptimRecipe,
         **kwargs: Any,
     ) -> None:
-        super().__init__(train_dataset=_Rows(train), eval_dataset=_Rows(validation), **kwargs)
-        self.train_rows = train
+        held_back: Any = validation
+        super().__init__(train_dataset=train, eval_dataset=held_back, **kwargs)
+        check_sharding(self)
+        if self.is_fsdp_enabled:
+            # Weights are gathered as they are and autocast chooses the products' precision, as in one process: FSDP's
+            # own policy would round the head and the scores to bf16.
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
+        self.row_lengths = [plan.tokens for plan in train.plans]
         self.validation_rows = validation
         self.validation_targets = validation_targets
         self.validation_locales = validation_locales
@@ -125,7 +101,8 @@ class PairTrainer(Trainer):
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, *_: Any, **__: Any) -> Any:
         """The recipe's loss, a mean over the pairs of the batch on all processes together."""
         targets = Targets(**inputs.pop("targets"))
-        scores: Tensor = model(**inputs)
+        with torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=self.args.bf16):
+            scores: Tensor = model(**inputs)
         loss = pair_loss(self.loss_recipe, scores, targets, self.recent)
         if self.accelerator.num_processes > 1:
             # Gradients are averaged over processes; their batches hold different numbers of pairs.
@@ -146,12 +123,13 @@ class PairTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         # Consecutive batches go to the processes: together they are one batch of a single process.
-        return _ByLength(self.train_rows, self.args.train_batch_size * self.args.world_size, self.args.seed)
+        return ByLength(self.row_lengths, self.args.train_batch_size * self.args.world_size, self.args.seed)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Loss and accuracy over the validation rows, the same on every process."""
         reward_model: Any = self.model
-        scores = torch.from_numpy(score_rows(reward_model, self.validation_rows, locales=self.validation_locales))
+        rows, locales = self.validation_rows, self.validation_locales
+        scores = torch.from_numpy(score_rows(reward_model, rows, locales=locales, forward=self.model_wrapped))
         decided = ~self.validation_targets.tie
         metrics = {
             f"{metric_key_prefix}_loss": float(pair_loss(self.loss_recipe, scores, self.validation_targets)),
@@ -161,10 +139,16 @@ class PairTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save what learns; the weights may lie in pieces among the processes, so all of them take part."""
+        state = learned(self.model)
+        if self.args.should_save:
+            self._save(output_dir, state)
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(learned(self.model), folder / _LEARNED)
+        save_file(learned(self.model) if state_dict is None else state_dict, folder / _LEARNED)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         super()._save_checkpoint(*args, **kwargs)
@@ -172,22 +156,10 @@ class PairTrainer(Trainer):
             (Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}" / _WHOLE).touch()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        _restore(self.model, Path(resume_from_checkpoint))
+        put_back(model or self.model, load_file(Path(resume_from_checkpoint) / _LEARNED))
 
     def _load_best_model(self) -> None:
-        _restore(self.model, Path(str(self.state.best_model_checkpoint)))
-
-
-def learned(model: Any) -> dict[str, Tensor]:
-    """The weights that training changes."""
-    return {name: w.detach().contiguous() for name, w in model.named_parameters() if w.requires_grad}
-
-
-def _restore(model: Any, folder: Path) -> None:
-    weights = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, value in load_file(folder / _LEARNED).items():
-            weights[name].copy_(value)
+        put_back(self.model, load_file(Path(str(self.state.best_model_checkpoint)) / _LEARNED))
 
 
 def fit(
@@ -202,11 +174,13 @@ def fit(
 
     Steps are saved in `scratch`; a run that finds whole ones there goes on from the last.
     """
-    collator = _Collate(trainee, optim, train)
-    rows = rows_of(train, trainee.formatter, optim.max_row_tokens)
-    if not collator.shared:
-        rows = one_pair_each(rows)
+    refuse_data_parallel(torch.cuda.device_count(), processes())
+    shared = optim.share_prefix and not trainee.model.encoder
+    table = token_table(train, trainee.formatter, scratch)
+    plans = plan_rows(table, [pair.group for pair in train], optim.max_row_tokens, shared)
     held_back = rows_of(validation, trainee.formatter, optim.max_row_tokens)
+    # FSDP shards layer by layer where a model names its layers.
+    trainee.model._no_split_modules = [type(layers_of(trainee.model.backbone)[0]).__name__]
     resumed = last_whole_step(scratch)
     # A step that was saved holds the head as it had become by then.
     begun = None
@@ -215,15 +189,17 @@ def fit(
         few_rows = rows_of(few, trainee.formatter, optim.max_row_tokens)
         begun = start_head(trainee.model, (few, few_rows), (validation, held_back))
     trainer = PairTrainer(
-        train=rows,
+        train=TrainingRows(table, plans),
         validation=held_back,
-        validation_targets=targets_of(validation, tokenize(validation, trainee.formatter)),
+        validation_targets=targets_of(validation, _lengths(held_back)),
         validation_locales=[pair.locale for pair in validation],
         loss=loss,
         optim=optim,
         model=trainee.model,
-        args=_arguments(optim, len(rows), scratch),
-        data_collator=collator,
+        args=training_arguments(optim, len(plans), scratch, processes()),
+        data_collator=Collate(
+            trainee.model, trainee.formatter.end_of_turn, shared, train, targets_of(train, table.lengths())
+        ),
     )
     trainer.train(resume_from_checkpoint=resumed)
     trainee.model.head_only = False
@@ -240,8 +216,21 @@ def last_whole_step(scratch: Path) -> str | None:
     return str(whole[-1]) if whole else None
 
 
-def _arguments(optim: OptimRecipe, rows: int, scratch: Path) -> TrainingArguments:
-    steps = max(1, round(rows / optim.rows_per_step / optim.accumulate * optim.epochs))
+def _lengths(rows: Sequence[PackedRow]) -> list[list[int]]:
+    """Tokens of (chosen, rejected), by TokenPair.pair."""
+    pairs = sorted((pair for row in rows for pair in row.pairs), key=lambda pair: pair.pair)
+    return [[len(pair.chosen), len(pair.rejected)] for pair in pairs]
+
+
+def optimizer_steps(optim: OptimRecipe, rows: int, started: int) -> int:
+    """How many steps a run takes on so many processes, each with batches of its own."""
+    batches_each = ceil(rows / (optim.rows_per_step * started))
+    return max(1, ceil(ceil(batches_each / optim.accumulate) * optim.epochs))
+
+
+def training_arguments(optim: OptimRecipe, rows: int, scratch: Path, started: int) -> TrainingArguments:
+    """The Hugging Face Trainer's own settings, for so many rows on so many processes."""
+    steps = optimizer_steps(optim, rows, started)
     between_evaluations = max(1, steps // optim.evaluations)
     return TrainingArguments(
         output_dir=str(scratch),
@@ -272,55 +261,29 @@ def _arguments(optim: OptimRecipe, rows: int, scratch: Path) -> TrainingArgument
     )
 
 
-class _Collate:
-    """Rows to the model's inputs, with what is known of their pairs."""
-
-    def __init__(self, trainee: Trainee, optim: OptimRecipe, pairs: Sequence[Pair]) -> None:
-        self.pad = trainee.formatter.end_of_turn
-        self.model = trainee.model
-        self.shared = optim.share_prefix and not trainee.model.encoder
-        self.targets = targets_of(pairs, tokenize(pairs, trainee.formatter))
-        self.locales = torch.tensor([self.model.locale_number(pair.locale) for pair in pairs])
-
-    def __call__(self, rows: list[PackedRow]) -> dict[str, Any]:
-        dtype: Any = self.model.backbone.dtype
-        batch = collate(rows, self.pad, dtype) if self.shared else collate_apart(rows, self.pad)
-        inputs: dict[str, Any] = batch._asdict()
-        chosen = torch.tensor([pair.pair for row in rows for pair in row.pairs])
-        if self.model.locales:
-            inputs["locales"] = self.locales[chosen].unsqueeze(1).repeat(1, 2)
-        return inputs | {"targets": {name: known[chosen] for name, known in self.targets._asdict().items()}}
-
-
-def targets_of(pairs: Sequence[Pair], tokens: Sequence[TokenPair]) -> Targets:
-    """What the loss may know of each pair, in their order."""
-    none = float("nan")
-    ratings = [[rating or none for rating in (pair.ratings.chosen, pair.ratings.rejected)] for pair in pairs]
-    return Targets(
-        margin=torch.tensor([pair.margin or 0.0 for pair in pairs]),
-        strength=torch.tensor([pair.strength or 1.0 for pair in pairs]),
-        tie=torch.tensor([pair.outcome == "tie" for pair in pairs], dtype=torch.bool),
-        lengths=torch.tensor([[len(t.chosen), len(t.rejected)] for t in tokens], dtype=torch.float32).reshape(-1, 2),
-        ratings=torch.tensor(ratings, dtype=torch.float32).reshape(-1, 2),
-    )
-
-
 def rows_of(pairs: Sequence[Pair], formatter: Formatter, max_tokens: int) -> list[PackedRow]:
     """Pairs tokenised and packed; TokenPair.pair is the position in `pairs`."""
     return pack(tokenize(pairs, formatter), [pair.group for pair in pairs], max_tokens)
 
 
-@torch.inference_mode()
+# Not in inference mode: what FSDP gathers for a forward pass there could not be used in the next step.
+@torch.no_grad()
 def score_rows(
-    model: RewardModel, rows: Sequence[PackedRow], token_budget: int = 4096, locales: Sequence[str] = ()
+    model: RewardModel,
+    rows: Sequence[PackedRow],
+    token_budget: int = 4096,
+    locales: Sequence[str] = (),
+    forward: Any = None,
 ) -> NDArray[np.float32]:
-    """Scores [pairs, 2] of (chosen, rejected), by TokenPair.pair; `token_budget` bounds a batch.
+    """Scores [pairs, 2] of (chosen, rejected), by TokenPair.pair; `token_budget` bounds a batch, and `forward` is what
+    wraps a model that is shared among processes.
 
     In the backbone's own precision; in bf16, an adapter that is not merged yet takes part by autocast. `locales`
     are the pairs' own, for a model with heads by locale.
     """
-    was_training = model.training
-    model.eval()
+    forward = model if forward is None else forward
+    was_training = forward.training
+    forward.eval()
     device = next(model.parameters()).device
     dtype: Any = model.backbone.dtype
     scores = np.zeros((sum(len(row.pairs) for row in rows), 2), dtype=np.float32)
@@ -334,7 +297,7 @@ def score_rows(
             if locales and model.locales:
                 heads = torch.tensor([model.locale_number(locales[member]) for member in members])
                 inputs["locales"] = heads.unsqueeze(1).repeat(1, 2)
-            values = model(**{name: value.to(device) for name, value in inputs.items()})
+            values = forward(**{name: value.to(device) for name, value in inputs.items()})
             scores[members] = values.float().cpu().numpy()
-    model.train(was_training)
+    forward.train(was_training)
     return scores

@@ -92,9 +92,9 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return {f"{file.name}:{name}": value for file in files for name, value in load_file(file).items()}
 
 
-def command(data: Path, recipe: Path, out: str, *launcher: str) -> list[str]:
+def command(data: Path, recipe: Path, out: str) -> list[str]:
     train_ = ["-m", "service", "train", str(recipe), "--data", str(data), "--out", str(data / "out" / out)]
-    return [sys.executable, *launcher, *train_]
+    return [sys.executable, *train_]
 
 
 def environment() -> dict[str, str]:
@@ -143,21 +143,6 @@ def test_another_recipe_s_unfinished_run_is_left_alone(run: Run, data: Path) -> 
     with pytest.raises(BadInput, match="unfinished run of another recipe"):
         run()
     assert (scratch / "recipe.json").read_text() == "{}"
-
-
-def test_two_processes_make_one_checkpoint_as_one_process_would(base: Path, data: Path) -> None:
-    both, alone = data / "both.toml", data / "alone.toml"
-    # Two processes with four rows each see what one with eight sees; Adam blows up the rounding of their sums.
-    both.write_text(toml(base, "epochs = 1\nevaluations = 1").replace("rows_per_step = 8", "rows_per_step = 4"))
-    alone.write_text(toml(base, "epochs = 1\nevaluations = 1"))
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(command(data, both, "both", *launcher), capture_output=True, text=True, env=environment())
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert [json.loads(line)["orm"] for line in done.stdout.splitlines() if line.startswith("{")] == ["toy@1"]
-    subprocess.run(command(data, alone, "alone"), check=True, capture_output=True, env=environment())
-    pairs = [Pair.model_validate(row) for row in toy_rows(40)]
-    one, two = (load_checkpoint(data / "out" / name, torch.float32) for name in ("alone", "both"))
-    assert score_pairs(two, pairs).tolist() == [pytest.approx(row, abs=5e-2) for row in score_pairs(one, pairs)]
 
 
 def test_validation_is_as_large_as_the_recipe_says(run: Run, data: Path) -> None:
