@@ -9,7 +9,7 @@ from contextvars import Context
 from typing import Protocol
 
 from service.upstream.guard import Guard
-from service.upstream.readiness import Facts
+from service.upstream.readiness import Conditions
 
 # How long the outcome of a probe holds by itself.
 _FRESH_SECONDS = 1.0
@@ -64,12 +64,12 @@ class Health:
         self._store = None if store is None else Probe(store)
         self._tasks_down = tasks_down
 
-    async def facts(self) -> Facts:
+    async def facts(self) -> Conditions:
         """What works now."""
         probing = [self._answers(name) for name in self._probes]
         store, *answers = await asyncio.gather(self._store_answers(), *probing)
         upstreams = {name: bool(answer) for name, answer in zip(self._probes, answers, strict=True)}
-        return Facts(upstreams, store, self._tasks_down())
+        return Conditions(upstreams, store, self._tasks_down())
 
     def circuits(self) -> dict[str, str]:
         """Name -> `closed` or `open`."""

@@ -12,7 +12,7 @@ RouteState = Literal["ready", "degraded", "down"]
 
 
 @dataclass(frozen=True)
-class Facts:
+class Conditions:
     """What works now. `upstreams` has `scorer` and `policy:NAME`; `store` is None if nothing is kept."""
 
     upstreams: Mapping[str, bool]
@@ -33,7 +33,7 @@ class Readiness(NamedTuple):
         return self.status != "not ready"
 
 
-def assess(settings: Settings, facts: Facts) -> Readiness:
+def assess(settings: Settings, facts: Conditions) -> Readiness:
     """The state of each route, and what is wrong in sentences."""
     problems = [f"{name} does not answer" for name, up in facts.upstreams.items() if not up]
     problems += ["the store does not answer"] if facts.store is False else []
@@ -44,7 +44,7 @@ def assess(settings: Settings, facts: Facts) -> Readiness:
     return Readiness("degraded" if problems else "ready", routes, problems)
 
 
-def _state(route: RouteSettings, facts: Facts) -> RouteState:
+def _state(route: RouteSettings, facts: Conditions) -> RouteState:
     if not facts.upstreams[f"policy:{route.policy}"]:
         return "down"
     if route.strategy == "greedy":

@@ -14,8 +14,6 @@ LONGEST_FUNCTION = 40
 MEDIAN_MODULE = 200
 MOST_MODULES = 14
 PACKAGES = ("service", "routing", "reward_model", "loadtest")
-# One fills the summary of a request, the other is what readiness is judged by; neither is imported beyond its package.
-KNOWN_TWICE = {"Facts"}
 
 
 def _modules(package: str) -> list[Path]:
@@ -61,5 +59,5 @@ def test_a_class_has_a_name_of_its_own() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
-    twice = {name: where for name, where in places.items() if len(where) > 1 and name not in KNOWN_TWICE}
+    twice = {name: where for name, where in places.items() if len(where) > 1}
     assert not twice, f"one name is one thing: {twice}"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from service.settings import Settings, load_settings
-from service.upstream.readiness import Facts, assess
+from service.upstream.readiness import Conditions, assess
 
 UP = {"scorer": True, "policy:default": True, "policy:other": True}
 GREEDY = {"strategy": "greedy"}
@@ -53,7 +53,9 @@ TABLE: list[tuple[dict[str, Any], set[str], str, tuple[str, str, str]]] = [
 def test_a_gateway_is_ready_while_any_route_can_answer(
     routes: dict[str, Any], down: set[str], status: str, states: tuple[str, str, str]
 ) -> None:
-    facts = Facts({name: name not in down for name in UP}, "store" not in down, frozenset(down - UP.keys() - {"store"}))
+    facts = Conditions(
+        {name: name not in down for name in UP}, "store" not in down, frozenset(down - UP.keys() - {"store"})
+    )
     readiness = assess(settings(**routes), facts)
     assert readiness.status == status
     assert readiness.ready is (status != "not ready")
@@ -62,7 +64,7 @@ def test_a_gateway_is_ready_while_any_route_can_answer(
 
 
 def test_problems_are_named() -> None:
-    facts = Facts(UP | {"scorer": False}, False, frozenset({"webhook"}))
+    facts = Conditions(UP | {"scorer": False}, False, frozenset({"webhook"}))
     assert assess(settings(), facts).problems == [
         "scorer does not answer",
         "the store does not answer",
@@ -71,4 +73,4 @@ def test_problems_are_named() -> None:
 
 
 def test_without_a_store_nothing_is_missing() -> None:
-    assert assess(settings(), Facts(UP, None)).status == "ready"
+    assert assess(settings(), Conditions(UP, None)).status == "ready"
