@@ -22,12 +22,13 @@ _NODES, _REACH = 1_201, 6.0
 
 class Mark(BaseModel):
     """How well the score of a completion's first `tokens` tells its final one, within a prompt:
-    final = mean + slope * (partial - mean) + noise of `deviation`, in raw scores."""
+    final = mean + slope * (partial + offset - mean) + noise of `deviation`, in raw scores."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     tokens: int = Field(gt=0)
     slope: float
+    offset: float = Field(0.0, description="Final less partial score, on the mean.")
     deviation: float = Field(gt=0)
     correlation: float
     candidates: int = Field(gt=0, description="Completions longer than the mark that it was measured on.")
@@ -136,8 +137,10 @@ def hopeless(
     mark = known.at(tokens)
     if mark is None or not running:
         return []
-    mean = math.fsum((*running.values(), *ended.values())) / (len(running) + len(ended))
-    expected = {index: mean + mark.slope * (score - mean) for index, score in running.items()} | dict(ended)
+    # Partial scores may all lie below final ones: without the offset every running candidate would seem to lag.
+    shifted = {index: score + mark.offset for index, score in running.items()}
+    mean = math.fsum((*shifted.values(), *ended.values())) / (len(running) + len(ended))
+    expected = {index: mean + mark.slope * (score - mean) for index, score in shifted.items()} | dict(ended)
     best = max(expected, key=lambda index: expected[index])
     deviation = mark.deviation if best in ended else math.hypot(mark.deviation, mark.deviation)
     least = cost * known.winner_deviation

@@ -87,7 +87,9 @@ def calibrate(
     selection = shared_selection(replies).model_copy(update={"stopping_rule": stopping_rule})
     data = labelled(replies, scores, stopped)
     _check(data)
-    compared = {name: _compared(data, name, how) for name in ("candidates", "winners")}
+    # One method for both, the one that the fewer winners bear: a difference is then the population's.
+    shared_method = how.method_for(int(data.winner.sum()))
+    compared = {name: _compared(data, name, shared_method, how.bootstraps) for name in ("candidates", "winners")}
     kept: Population = "winners" if _winners_are_better(compared) else "candidates"
     fitted_on = data.population(kept)
     method = how.method_for(int(fitted_on.sum()))
@@ -154,11 +156,10 @@ def _too_little(data: Labelled, route: str, rows: Mask) -> str:
     return "" if (data.winner & data.of_route(route)).any() else "no winner to measure it on"
 
 
-def _compared(data: Labelled, name: Population, how: How) -> dict[str, Any]:
+def _compared(data: Labelled, name: Population, method: Method, bootstraps: int) -> dict[str, Any]:
     """One shared fit, on a population, measured on held-out winners."""
-    fitted_on = data.population(name)
-    method = how.method_for(int(fitted_on.sum()))
-    return {"method": method, **figures(data, held_out(data, fitted_on, method), data.winner, how.bootstraps)}
+    probabilities = held_out(data, data.population(name), method)
+    return {"method": method, **figures(data, probabilities, data.winner, bootstraps)}
 
 
 def _winners_are_better(compared: Mapping[str, dict[str, Any]]) -> bool:

@@ -61,12 +61,13 @@ def measure_partial(
 
 def _mark(tokens: int, partial: Floats, scores: Floats, prompts: Sequence[list[int]]) -> Mark | None:
     """Least squares of final on partial scores, both about the prompt's mean."""
-    xs, ys, free = [], [], 0
+    xs, ys, gaps, free = [], [], [], 0
     for places in prompts:
         longer = [i for i in places if not np.isnan(partial[i])]
         if len(longer) > 1:
             xs.append(partial[longer] - partial[longer].mean())
             ys.append(scores[longer] - scores[longer].mean())
+            gaps.append(scores[longer] - partial[longer])
             free += len(longer) - 1
     if free < MIN_CANDIDATES:
         return None
@@ -79,6 +80,7 @@ def _mark(tokens: int, partial: Floats, scores: Floats, prompts: Sequence[list[i
     return Mark(
         tokens=tokens,
         slope=slope,
+        offset=float(np.concatenate(gaps).mean()),
         # One degree of freedom a prompt goes into its mean, one more into the slope.
         deviation=float(np.sqrt(rest @ rest / (free - 1))),
         correlation=float(x @ y / np.sqrt((x @ x) * (y @ y))),

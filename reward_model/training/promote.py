@@ -15,7 +15,7 @@ from reward_model.loaded_model import LoadedModel
 from reward_model.registry import CHAMPION, checkpoints, identify, read_aliases
 from reward_model.registry_history import Event, check_alias, history, operator, record, verify
 from reward_model.training import gate
-from reward_model.training.data import Pair
+from reward_model.training.data import Pair, split_of
 from reward_model.training.evaluate import score_pairs
 from reward_model.training.metrics import pair_figures
 from reward_model.training.truncation import describe, is_equal
@@ -37,8 +37,9 @@ def promote(
     """Point `alias` at `name` if it is no worse on `pairs` than the checkpoint `alias` points at, or than `against`.
 
     `force` is an operator's reason to go past the gate. The report is kept in the registry, whether or not it passed;
-    what is returned says so in `promoted`. Pairs of the train split are left out. Raises UnknownModel or
-    IntegrityError when a checkpoint is gone or damaged, BadInput when the pairs judge nothing.
+    what is returned says so in `promoted`. Pairs of the train split are left out: those that say so, and those without
+    a split whose group's hash training puts there. Raises UnknownModel or IntegrityError when a checkpoint is gone or
+    damaged, BadInput when the pairs judge nothing.
     """
     if force is not None and not force.strip():
         raise BadInput("an override needs its reason", param="force")
@@ -47,9 +48,12 @@ def promote(
     if challenger == current:
         note = f"{alias} points at {challenger} already"
         return {"promoted": False, "alias": alias, "orm": challenger, "gate": None, "note": note}
-    held_out = [pair for pair in pairs if pair.split != "train"]
+    held_out = [pair for pair in pairs if (pair.split or split_of(pair.group)) != "train"]
     if not any(pair.outcome == "win" for pair in held_out):
-        raise BadInput("the pairs hold none that is held out and has a winner, so there is nothing to compare on")
+        raise BadInput(
+            "the pairs hold none that is held out and has a winner, so there is nothing to compare on; pairs that no "
+            'run has trained on can say "split": "test"'
+        )
     champion = identify(against, registry) if against else current
     report = _report(challenger, champion, registry, held_out, (high_risk, margin, seed), force, device)
     passed = bool(report["passed"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from scipy import integrate, stats
 
@@ -52,6 +53,22 @@ def test_an_ended_candidate_is_certain_and_never_stopped() -> None:
     gain = expected_excess(expected - 3.5, 1.0)
     assert hopeless(known(), gain / 2.0 * 1.01, 32, running, ended) == [0]
     assert hopeless(known(), gain / 2.0 * 0.99, 32, running, ended) == []
+
+
+def test_partial_scores_that_all_lie_below_final_ones_stop_no_more_than_others() -> None:
+    # Four candidates of 100 prompts, two ended at the mark; partial scores are final ones less 2.
+    random = np.random.default_rng(0)
+    mark = Mark(tokens=32, slope=1.0, deviation=0.2, offset=2.0, correlation=0.9, candidates=100)
+    rule = PartialScores(marks=[mark], winner_deviation=1.0, prompts=100)
+    lost = {"with": 0, "without": 0}
+    for final in random.normal(size=(100, 4)):
+        running, ended = {i: final[i] - 2.0 for i in (0, 1)}, {i: final[i] for i in (2, 3)}
+        best = int(final.argmax())
+        unshifted = rule.model_copy(update={"marks": [mark.model_copy(update={"offset": 0.0})]})
+        lost["with"] += best in hopeless(rule, 0.03, 32, running, ended)
+        lost["without"] += best in hopeless(unshifted, 0.03, 32, running, ended)
+    assert lost["with"] == 0
+    assert lost["without"] > 30
 
 
 def test_nothing_is_stopped_where_nothing_is_known() -> None:

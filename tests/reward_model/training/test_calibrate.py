@@ -10,9 +10,10 @@ import pytest
 
 from reward_model.errors import BadInput
 from reward_model.training.calibrate import How, calibrate, route_curves
+from reward_model.training.cross_validation import figures, held_out
 from reward_model.training.curves import fit_curve, fit_platt
 from reward_model.training.data import LabelledReply
-from reward_model.training.labelled import Labelled
+from reward_model.training.labelled import Labelled, labelled
 
 SELECTION = {"n": 4, "policy": "tiny", "temperature": 0.8}
 QUICK = How(bootstraps=30)
@@ -98,11 +99,12 @@ def test_isotonic_where_labels_are_many_and_only_there() -> None:
     replies = _replies(260)
     calibration = calibrate("toy@1", replies, by_length(replies), How(bootstraps=5))
     known = calibration.fitted_on
-    # 1,040 candidates are enough for it; 260 winners and the 520 labels of a route are not.
-    assert {name: known["compared"][name]["method"] for name in ("candidates", "winners")} == {
-        "candidates": "isotonic",
-        "winners": "platt",
-    }
+    # 1,040 candidates are enough for it; 260 winners and the 520 labels of a route are not, and the two populations
+    # are compared under one method, the one that the winners bear.
+    assert {shown["method"] for shown in known["compared"].values()} == {"platt"}
+    data = labelled(replies, by_length(replies))
+    alike = figures(data, held_out(data, data.population("candidates"), "platt"), data.winner, 5)
+    assert known["compared"]["candidates"]["brier"] == alike["brier"]
     assert calibration.method == ("isotonic" if known["population"] == "candidates" else "platt")
     assert [curve.method for curve in calibration.by_route.values()] == ["platt", "platt"]
     assert all(curve.brier is not None and curve.ece_ci is not None for curve in calibration.by_route.values())

@@ -58,6 +58,16 @@ def test_slope_and_noise_are_found_within_prompts() -> None:
     assert known.winner_deviation == pytest.approx(scores.reshape(-1, N).max(1).std(ddof=1))
 
 
+def test_a_shift_between_partial_and_final_scores_is_measured_apart_from_the_slope() -> None:
+    rows, scores, partial = made()
+    plain, shifted = (measure_partial(rows, scores, {32: partial - shift}) for shift in (0.0, 2.0))
+    assert plain is not None
+    assert shifted is not None
+    assert shifted.marks[0].offset == pytest.approx(plain.marks[0].offset + 2.0)
+    assert plain.marks[0].offset == pytest.approx((scores - partial).mean())
+    assert shifted.marks[0].slope == pytest.approx(plain.marks[0].slope)
+
+
 def test_what_ended_before_the_mark_is_not_part_of_the_fit() -> None:
     rows, scores, partial = made()
     partial[::N] = np.nan

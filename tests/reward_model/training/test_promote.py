@@ -15,7 +15,7 @@ from reward_model.checkpoint import load_checkpoint
 from reward_model.errors import BadInput, IntegrityError, UnknownModel
 from reward_model.registry import read_aliases
 from reward_model.registry_history import history, rollback
-from reward_model.training.data import Pair
+from reward_model.training.data import Pair, split_of
 from reward_model.training.evaluate import score_pairs
 from reward_model.training.promote import promote
 from reward_model.training.publish import publish
@@ -43,6 +43,7 @@ def pairs(registry: Path) -> list[Pair]:
         {
             "id": str(number),
             "group": str(number),
+            "split": "test",
             "bucket": "billing",
             "prompt": [{"role": "user", "content": "My card was charged"}],
             "chosen": f"I refund {number} today.",
@@ -113,6 +114,17 @@ def test_training_pairs_do_not_count(registry: Path, pairs: list[Pair]) -> None:
     with pytest.raises(BadInput, match="hold none that is held out"):
         promote("tiny@2", registry, seen)
     assert promote("tiny@2", registry, [*pairs[:40], *seen[40:]])["gate"]["pairs"] == 40
+
+
+def test_pairs_without_a_split_count_only_if_training_holds_their_group_out(registry: Path, pairs: list[Pair]) -> None:
+    promote("tiny@1", registry, pairs)
+    silent = [pair.model_copy(update={"split": None}) for pair in pairs]
+    held_out = [pair for pair in silent if split_of(pair.group) != "train"]
+    assert 0 < len(held_out) < 40
+    assert promote("tiny@2", registry, silent)["gate"]["pairs"] == len(held_out)
+    trained_on = [pair for pair in silent if split_of(pair.group) == "train"]
+    with pytest.raises(BadInput, match="that no run has trained on"):
+        promote("tiny@2", registry, trained_on)
 
 
 def test_what_the_champion_is_already_stays(registry: Path, pairs: list[Pair]) -> None:

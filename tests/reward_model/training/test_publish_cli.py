@@ -24,7 +24,7 @@ def test_publish_then_promote_then_refuse(make: Make, tmp_path: Path, jsonl: Wri
     done = _run(publish_app, make(1), "--registry", registry, "--by", "ann@desk")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["orm"] == "tiny@1"
-    pairs = jsonl("pairs.jsonl", [{**ROW, "bucket": "billing"}])
+    pairs = jsonl("pairs.jsonl", [{**ROW, "bucket": "billing", "split": "test"}])
     first = _run(promote_app, "challenger", "--registry", registry, "--pairs", pairs)
     assert first.exit_code == 0, first.output
     assert json.loads(first.stdout)["promoted"] is True
