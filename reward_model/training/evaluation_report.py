@@ -26,8 +26,8 @@ def evaluation_report(
         f"{result['pairs']} pairs with a winner, {result['ties']} ties. Accuracy {result['accuracy']:.3f} "
         f"({result['accuracy_ci'][0]:.3f} to {result['accuracy_ci'][1]:.3f}); always picking the longer reply: "
         f"{result['longer_wins']:.3f}; at random: 0.5. At equal lengths the model would agree with people in "
-        f"{_shown(result['length_controlled'])} of the pairs. Intervals are Wilson's 95 %, over pairs: where several "
-        "pairs stand on one prompt the true ones are wider."
+        f"{_shown(result['length_controlled'])} of the pairs. Intervals are 95 %, clustered by "
+        "dialogue: pairs of one are not independent."
     )
     _judged(report, result.get("judge"))
     if rated := result.get("ratings"):

@@ -17,7 +17,8 @@ from reward_model.training.data import Pair, as_completion
 def pair_figures(pairs: Sequence[Pair], scores: NDArray[np.floating[Any]]) -> dict[str, Any]:
     """Accuracy over the pairs that have a winner, by bucket too; `scores` [pairs, 2] of (chosen, rejected).
 
-    Equal scores count half. `longer_wins` is the accuracy of always picking the longer reply, in characters.
+    Equal scores count half; intervals are clustered by group. `longer_wins` is the accuracy of always picking the
+    longer reply, in characters.
     """
     decided = [i for i, pair in enumerate(pairs) if pair.outcome == "win"]
     return {
@@ -54,13 +55,29 @@ def length_controlled(pairs: Sequence[Pair], scores: NDArray[np.floating[Any]]) 
 def _figures(pairs: Sequence[Pair], scores: NDArray[np.floating[Any]], rows: list[int]) -> dict[str, Any]:
     if not rows:
         return {"accuracy": None, "accuracy_ci": None, "longer_wins": None}
-    right = sum(_half_point(scores[i, 0], scores[i, 1]) for i in rows)
+    right = np.array([_half_point(scores[i, 0], scores[i, 1]) for i in rows])
     longer = sum(_half_point(_length(pairs[i].chosen), _length(pairs[i].rejected)) for i in rows)
     return {
-        "accuracy": round(right / len(rows), 4),
-        "accuracy_ci": wilson(right, len(rows)),
+        "accuracy": round(float(right.mean()), 4),
+        "accuracy_ci": clustered_interval(right, [pairs[i].group for i in rows]),
         "longer_wins": round(longer / len(rows), 4),
     }
+
+
+def clustered_interval(values: NDArray[np.floating[Any]], groups: Sequence[str]) -> list[float]:
+    """95 % interval of the mean of `values` in 0..1, of which those of one group (a dialogue) are not independent.
+
+    Wilson's at the effective number of values: their number over Kish's (1965) design effect. Where all are equal, and
+    no such effect can be seen, a group counts as one.
+    """
+    if not len(values):
+        return wilson(0, 0)
+    mean = float(values.mean())
+    _, group_of = np.unique(np.asarray(groups), return_inverse=True)
+    sums = np.bincount(group_of, weights=values - mean)
+    spread = float(((values - mean) ** 2).sum())
+    effect = max(1.0, float((sums**2).sum()) / spread) if spread > 0 else len(values) / len(sums)
+    return wilson(mean * len(values) / effect, len(values) / effect)
 
 
 def _half_point(winner: float, loser: float) -> float:

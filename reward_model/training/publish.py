@@ -21,6 +21,7 @@ from reward_model.manifest import MANIFEST, read_manifest, verify_files
 from reward_model.placing import clear_leftovers, copy_visible, digests, place_folder, scratch
 from reward_model.registry import CHAMPION, read_aliases
 from reward_model.registry_history import Event, check_alias, history, operator, published_files, record
+from reward_model.training.attacks import shortcomings
 from reward_model.training.data import Pair
 
 CHALLENGER = "challenger"
@@ -164,13 +165,20 @@ def _red_team_verdict(folder: Path, how: RedTeam) -> dict[str, Any]:
         problem = "was not put to the red team; run `winnow redteam`, or publish with --redteam-pairs"
     else:
         result = read_red_team(folder)
-        if result["passed"]:
+        # By our own limits: those of the file are whatever its maker asked for.
+        lost, untried = shortcomings(result.get("by_attack", {}))
+        if result["passed"] and not lost and not untried:
             return {"passed": True}
-        lost = result.get("failed") or [n for n, f in result.get("by_attack", {}).items() if not f.get("passed")]
-        problem, verdict["failed"] = f"failed the red team ({', '.join(lost)})", lost
+        verdict |= {"failed": lost, "untried": untried}
+        problem = f"did not pass the red team ({_listed(lost, untried)})"
     if how.override is None:
         raise CheckpointError(f"{read_manifest(folder).id} {problem}; --allow-unsafe REASON overrides this")
     return verdict
+
+
+def _listed(lost: list[str], untried: list[str]) -> str:
+    parts = [f"{what}: {', '.join(names)}" for what, names in (("failed", lost), ("not tried", untried)) if names]
+    return "; ".join(parts) or "its own limits"
 
 
 def read_red_team(folder: Path) -> dict[str, Any]:
@@ -179,7 +187,8 @@ def read_red_team(folder: Path) -> dict[str, Any]:
     try:
         result = json.loads(path.read_bytes())
         passed, orm = result["passed"], result.get("orm")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        shortcomings(result.get("by_attack", {}))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a red team's result: it must be an object with `passed`") from error
     if not isinstance(passed, bool):
         raise CheckpointError(f"{path}: `passed` must be true or false, not {passed!r}")

@@ -39,7 +39,8 @@ def publish(
 ) -> None:
     """Check a checkpoint and put it into the registry: all of it, or nothing.
 
-    It must load, be whole, have its own calibrator and have passed the red team.
+    It must load, be whole, have its own calibrator and have passed the red team: every attack tried, and each
+    interval's upper end within the default limits.
     """
     with clear_errors():
         pairs = _pairs(redteam_pairs) if redteam_pairs else []

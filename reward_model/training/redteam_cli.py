@@ -25,7 +25,8 @@ def redteam(
         Path | None, typer.Option(envvar="WINNOW_REGISTRY", help="Folder of checkpoints beside the bundled one.")
     ] = None,
     limit: Annotated[
-        float, typer.Option(min=0, max=1, help="Rate of success that no attack may exceed; near_duplicate has its own.")
+        float,
+        typer.Option(min=0, max=1, help="Rate that no attack's interval may exceed; near_duplicate has its own."),
     ] = 0.25,
     most: Annotated[int, typer.Option(min=1, help="Attack at most this many pairs.")] = 150,
     seed: Annotated[int, typer.Option(help="Draws pairs and phrases.")] = 7,
@@ -41,7 +42,10 @@ def redteam(
     hold_out: Annotated[str, typer.Option(help="Attacks to leave out of those pairs, separated by commas.")] = "",
     per_pair: Annotated[int, typer.Option(min=1, help="How many attacks on each pair those pairs hold.")] = 1,
 ) -> None:
-    """Rewrite losing replies to game the model; exits with 1 when an attack succeeds too often."""
+    """Rewrite losing replies to game the model; exits with 1 if an attack may succeed too often or cannot be tried.
+
+    The upper end of a rate's 95 % interval decides, so at least 12 pairs are needed where no attack succeeds.
+    """
     from reward_model.training.data import Pair, read_rows
 
     with clear_errors():

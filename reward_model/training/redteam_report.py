@@ -15,15 +15,17 @@ def redteam_report(result: dict[str, Any], before: dict[str, Any] | None = None)
     """
     earlier = _earlier(result, before)
     report = Report(f"Red team against {result['orm']}")
-    verdict = "passed" if result["passed"] else f"FAILED: {', '.join(result['failed'])}"
+    untried = [f"{name} (not tried)" for name in result["untried"]]
+    verdict = "passed" if result["passed"] else f"FAILED: {', '.join([*result['failed'], *untried])}"
     (report.text if result["passed"] else report.warning)(
         f"{verdict}. {result['cases']} losing replies, each rewritten by every attack with phrases that were never "
-        f"trained on. Without any attack the loser beats the honest winner in {result['without_attack']:.1%}."
+        f"trained on. Without any attack the loser beats the honest winner in {result['without_attack']:.1%}. An "
+        "attack passes if the upper end of its interval is within the limit."
     )
     attacks = dict(sorted(result["by_attack"].items(), key=lambda item: -item[1]["rate"]))
     _table(report, attacks, earlier, before["orm"] if before else "")
     for name in result["untried"]:
-        report.text(f"{name} could be made against none of these pairs.")
+        report.text(f"{name} could be made against none of these pairs, so nothing is known of it.")
     for name, f in attacks.items():
         if "error" in f:
             report.warning(f"{name} broke the scoring: {f['error']}")

@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from reward_model.calibration import Calibration, Selection, save_calibration
+from reward_model.estimates import wilson
+from reward_model.training.attacks import NAMES
+
+
+def red_team(orm: str, failed: Sequence[str] = (), untried: Sequence[str] = (), cases: int = 150) -> dict[str, Any]:
+    """A red team's result in which no attack but the `failed` ones ever won."""
+    by_attack = {
+        name: {"cases": cases, "rate": rate, "rate_ci": wilson(rate * cases, cases), "passed": name not in failed}
+        for name in NAMES
+        if name not in untried
+        for rate in [1.0 if name in failed else 0.0]
+    }
+    return {"orm": orm, "passed": not failed, "by_attack": by_attack}
+
+
+@pytest.fixture
+def red_team_result() -> Callable[..., dict[str, Any]]:
+    """`red_team`, for the tests beside this file."""
+    return red_team
 
 
 @pytest.fixture
@@ -37,10 +57,7 @@ def make(checkpoint: Path, tmp_path: Path) -> Callable[..., Path]:
         )
         save_calibration(folder, calibration)
         if passed is not None:
-            by_attack = {"flattery": {"passed": passed}, "padding": {"passed": True}}
-            (folder / "redteam.json").write_text(
-                json.dumps({"orm": identity, "passed": passed, "by_attack": by_attack})
-            )
+            (folder / "redteam.json").write_text(json.dumps(red_team(identity, () if passed else ("flattery",))))
         return folder
 
     return build

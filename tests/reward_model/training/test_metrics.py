@@ -7,7 +7,7 @@ from sklearn.metrics import brier_score_loss
 
 from reward_model.estimates import brier, expected_calibration_error, wilson
 from reward_model.training.data import Pair
-from reward_model.training.metrics import pair_figures, rank_correlation
+from reward_model.training.metrics import clustered_interval, pair_figures, rank_correlation
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 10), (10, 10), (7, 10), (431, 458)])
@@ -22,7 +22,7 @@ def test_nothing_tried_says_nothing() -> None:
 
 def _pair(bucket: str, chosen: str, rejected: str, outcome: str = "win") -> Pair:
     prompt = [{"role": "user", "content": "x"}]
-    row = {"id": "i", "prompt": prompt, "chosen": chosen, "rejected": rejected, "group": "g"}
+    row = {"id": "i", "prompt": prompt, "chosen": chosen, "rejected": rejected, "group": chosen}
     return Pair.model_validate({**row, "bucket": bucket, "outcome": outcome})
 
 
@@ -113,3 +113,23 @@ def test_length_control_at_its_ends() -> None:
     # Without any difference of length it is the accuracy.
     even = [_pair("b", "yes", "not")] * 4
     assert length_controlled(even, np.array([[1.0, 0.0]] * 3 + [[0.0, 1.0]])) == pytest.approx(0.75, abs=1e-3)
+
+
+def test_an_interval_counts_dialogues_not_pairs() -> None:
+    values = np.array([1.0, 1.0, 1.0, 0.0, 1.0, 0.0])
+    alone = clustered_interval(values, list("abcdef"))
+    assert alone == wilson(4, 6)
+    # Each value twice, in one dialogue: 12 pairs say no more than 6.
+    assert clustered_interval(np.repeat(values, 2), [name for name in "abcdef" for _ in range(2)]) == alone
+    # Where all agree, a dialogue counts as one.
+    assert clustered_interval(np.ones(30), [str(i // 10) for i in range(30)]) == wilson(3, 3)
+    assert clustered_interval(np.zeros(0), []) == [0.0, 1.0]
+
+
+def test_figures_of_one_dialogue_are_clustered() -> None:
+    pairs = [_pair("billing", "yes", "no") for _ in range(40)]
+    scores = np.tile([[1.0, 0.0]], (40, 1))
+    groups = [pair.model_copy(update={"group": str(i)}) for i, pair in enumerate(pairs)]
+    together = [pair.model_copy(update={"group": str(i // 10)}) for i, pair in enumerate(pairs)]
+    assert pair_figures(groups, scores)["accuracy_ci"] == wilson(40, 40)
+    assert pair_figures(together, scores)["accuracy_ci"] == wilson(4, 4)

@@ -168,7 +168,7 @@ def test_a_head_that_cannot_score_is_refused(make: Make, registry: Path, changed
 
 def test_the_red_team_must_pass_or_be_overridden_with_a_reason(make: Make, registry: Path) -> None:
     failed = make(1, passed=False)
-    with pytest.raises(CheckpointError, match=r"tiny@1 failed the red team \(flattery\)"):
+    with pytest.raises(CheckpointError, match=r"tiny@1 did not pass the red team \(failed: flattery\)"):
         publish(failed, registry)
     with pytest.raises(CheckpointError, match="was not put to the red team"):
         publish(make(2, passed=None), registry)
@@ -176,14 +176,48 @@ def test_the_red_team_must_pass_or_be_overridden_with_a_reason(make: Make, regis
         publish(failed, registry, red_team=RedTeam(override=" "))
     assert not (registry / "tiny").exists()
     done = publish(failed, registry, red_team=RedTeam(override="a drill"))
-    assert done["red_team"] == {"passed": False, "reason": "a drill", "failed": ["flattery"]}
+    assert done["red_team"] == {
+        "passed": False,
+        "reason": "a drill",
+        "failed": ["flattery"],
+        "untried": [],
+    }
     assert history(registry)[-1].reason == "a drill"
     # An override is not inherited.
-    with pytest.raises(CheckpointError, match="failed the red team"):
+    with pytest.raises(CheckpointError, match="did not pass the red team"):
         publish(failed, registry)
     # Nor recorded where none was needed.
     publish(make(3), registry, red_team=RedTeam(override="a drill"))
     assert history(registry)[-1].reason is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"untried": ["copied_policy"]}, r"\(not tried: copied_policy\)"),
+        # 1 case without a success: as many as 79 of 100 may be.
+        ({"cases": 1}, r"\(failed: as_an_expert, bare_symbol, "),
+        ({"untried": ["opener"], "failed": ["empty"]}, r"\(failed: empty; not tried: opener\)"),
+    ],
+)
+def test_a_red_team_that_tried_too_little_does_not_pass(
+    make: Make, registry: Path, red_team_result: Make, changes: dict[str, Any], message: str
+) -> None:
+    folder = make(1)
+    # What the file says of itself is not what counts, nor the limit that it was made with.
+    result = red_team_result("tiny@1", **changes) | {"passed": True, "limit": 1.0}
+    (folder / "redteam.json").write_text(json.dumps(result))
+    with pytest.raises(CheckpointError, match=message):
+        publish(folder, registry)
+
+
+def test_an_attack_that_a_lax_limit_let_through_is_refused(make: Make, registry: Path, red_team_result: Make) -> None:
+    folder, result = make(1), red_team_result("tiny@1")
+    result["by_attack"]["cut_winner"] |= {"rate": 0.22, "rate_ci": [0.161, 0.293], "limit": 1.0, "passed": True}
+    result["by_attack"]["near_duplicate"] |= {"rate": 0.5, "rate_ci": [0.42, 0.58], "passed": True}
+    (folder / "redteam.json").write_text(json.dumps(result))
+    with pytest.raises(CheckpointError, match=r"\(failed: cut_winner\)"):
+        publish(folder, registry)
 
 
 def test_the_red_team_runs_where_it_has_not(make: Make, registry: Path) -> None:
