@@ -27,9 +27,12 @@ from reward_model.errors import BadInput
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+# Definitions of tools, as OpenAI has them.
+Tools = list[dict[str, Any]] | None
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
-# Contents are rendered as these marks, which no template touches, and put back as plain text afterwards.
-_MARK = re.compile("\ue000(\\d+)\ue001")
+# Control tokens in a text are rendered as marks, which no template touches, and put back as plain text afterwards.
+_OPEN, _CLOSE = "\ue000", "\ue001"
+_MARK = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
 
 
 class Message(BaseModel):
@@ -45,7 +48,11 @@ class Message(BaseModel):
 
     def text(self) -> str:
         """What the model reads: the text, then the tool calls in canonical form."""
-        return join_text(_plain(self.content), self.tool_calls)
+        return join_text(self.plain(), self.tool_calls)
+
+    def plain(self) -> str:
+        """The text alone."""
+        return _plain(self.content)
 
 
 class Completion(BaseModel):
@@ -93,18 +100,26 @@ def canonical_tool_call(call: dict[str, Any]) -> str:
     >>> canonical_tool_call({"id": "c1", "function": {"name": "refund", "arguments": '{"b": 1,"a": 2}'}})
     '<tool_call>\\n{"name":"refund","arguments":{"a":2,"b":1}}\\n</tool_call>'
     """
+    name, arguments = called(call)
+    try:
+        body = json.dumps(arguments, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    except RecursionError as error:
+        raise too_deep() from error
+    return f'<tool_call>\n{{"name":{json.dumps(name, ensure_ascii=False)},"arguments":{body}}}\n</tool_call>'
+
+
+def called(call: dict[str, Any]) -> tuple[Any, Any]:
+    """Name and arguments of a tool call; BadInput where it has no function."""
     function = call.get("function", call)
     if not isinstance(function, dict):
         raise BadInput("a tool call's `function` must be an object", param="tool_calls")
     arguments = function.get("arguments", {})
-    if isinstance(arguments, str):
-        arguments = _parsed_or_text(arguments)
-    name = json.dumps(function.get("name"), ensure_ascii=False)
-    try:
-        body = json.dumps(arguments, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    except RecursionError as error:
-        raise BadInput("a tool call's arguments are nested too deeply", param="tool_calls") from error
-    return f'<tool_call>\n{{"name":{name},"arguments":{body}}}\n</tool_call>'
+    return function.get("name"), _parsed_or_text(arguments) if isinstance(arguments, str) else arguments
+
+
+def too_deep() -> BadInput:
+    """The error for arguments that cannot be written."""
+    return BadInput("a tool call's arguments are nested too deeply", param="tool_calls")
 
 
 def _parsed_or_text(arguments: str) -> Any:
@@ -149,8 +164,11 @@ class Formatter:
         added = tokenizer.added_tokens_decoder.items()
         self._control = {str(token.content): int(number) for number, token in added if token.special}
         longest_first = sorted(self._control, key=len, reverse=True)
-        self._control_pattern = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+        self._control_pattern = re.compile("(" + ("|".join(map(re.escape, longest_first)) or "(?!)") + ")")
         self._control_ids = frozenset(self._control.values())
+        # What a text may not say to the template: the place in this list is the number of its mark.
+        self._hidden = [*longest_first, _OPEN, _CLOSE]
+        self._hidden_pattern = re.compile("|".join(map(re.escape, self._hidden)))
 
     @property
     def template_sha256(self) -> str:
@@ -161,10 +179,13 @@ class Formatter:
         """Token ids of the conversation up to where the reply begins, at most `max_prompt_tokens`."""
         return self.cut_prompt(self.full_prompt_ids(messages))
 
-    def full_prompt_ids(self, messages: list[Message]) -> list[int]:
-        """The same before truncation, so that a caller can tell how much was cut."""
-        rendered = self._render(messages, add_generation_prompt=True)
-        return self._rendered_ids(rendered, [message.text() for message in messages])
+    def full_prompt_ids(self, messages: list[Message], tools: Tools = None) -> list[int]:
+        """The same before truncation, so that a caller can tell how much was cut.
+
+        `tools` are for models of others (`ChatFormatter`): those that we train have never read any.
+        """
+        turns = [self._turn(message.role, message.text()) for message in messages]
+        return self._rendered_ids(self._render(self._hide(turns), add_generation_prompt=True))
 
     def cut_prompt(self, ids: list[int], room: int | None = None) -> list[int]:
         """A whole prompt's tokens, cut on the left to `room` (None: the rule's) behind the model's start token."""
@@ -196,16 +217,30 @@ class Formatter:
         """How many tokens `cut` leaves of a prompt at most, whatever the completion."""
         return self.rule.max_prompt_tokens
 
+    @property
+    def seam(self) -> int:
+        """How many of a prompt's last tokens may become others when a reply follows them."""
+        return 0
+
+    def full_pairs(
+        self, prompt: list[int], messages: list[Message], completions: Sequence[Completion], tools: Tools = None
+    ) -> list[tuple[list[int], list[int]]]:
+        """Token ids of the prompt and of the completion, before truncation, for each completion.
+
+        `prompt` is what `full_prompt_ids` gives for `messages`; it may lack its beginning.
+        """
+        return [(prompt, self.full_completion_ids(completion)) for completion in completions]
+
     def sequences(
-        self, messages: list[Message], completions: Sequence[Completion]
+        self, messages: list[Message], completions: Sequence[Completion], tools: Tools = None
     ) -> list[tuple[list[int], list[int]]]:
         """Token ids of the prompt and of the completion, as they are scored, for each completion."""
-        prompt = self.full_prompt_ids(messages)
-        return [self.cut(prompt, self.full_completion_ids(completion)) for completion in completions]
+        prompt = self.full_prompt_ids(messages, tools)
+        return [self.cut(*pair) for pair in self.full_pairs(prompt, messages, completions, tools)]
 
     def templated_ids(self, text: str) -> list[int]:
         """Token ids of a text that somebody rendered with the template already; its control tokens count."""
-        return self._rendered_ids(text, [])
+        return self._rendered_ids(text, hidden=False)
 
     def conversation_ids(self, text: str) -> tuple[list[int], int]:
         """A rendered prompt with its reply, closed where it is not, cut; and how many tokens were cut off."""
@@ -218,11 +253,15 @@ class Formatter:
         Where no control token says which part is the reply, the text is cut on the left.
         """
         begin = self.completion_start(ids)
-        if self._control_ids.isdisjoint(ids[len(self._start) : begin]):
+        if not self._says_where(ids, begin):
             kept = self.cut_prompt(ids, self.rule.max_tokens)
         else:
             kept = [token for part in self.cut(ids[:begin], ids[begin:]) for token in part]
         return kept, len(ids) - len(kept)
+
+    def _says_where(self, ids: Sequence[int], begin: int) -> bool:
+        """Whether the tokens before `begin` are a prompt that ends there."""
+        return not self._control_ids.isdisjoint(ids[len(self._start) : begin])
 
     def completion_start(self, ids: Sequence[int]) -> int:
         """Where the reply begins in a whole sequence: behind the last generation prompt, or at 0 without one.
@@ -255,21 +294,35 @@ class Formatter:
         """The token that closes a reply."""
         return self._control[str(self.tokenizer.eos_token)]
 
-    def _render(self, messages: list[Message], **how: Any) -> str:
-        """The chat template around a mark for each message; BadInput when the template refuses the turns."""
+    def _turn(self, role: str, content: str) -> dict[str, Any]:
+        return {"role": "system" if role == "developer" else role, "content": content}
+
+    def _hide(self, value: Any) -> Any:
+        """`value`, texts, lists and dicts of them, with marks where a text has control tokens.
+
+        The template sees the texts themselves, so that it may trim them or decide by them, but only what it writes
+        is a control token.
+        """
+        if isinstance(value, str):
+            return self._hidden_pattern.sub(lambda found: f"{_OPEN}{self._hidden.index(found[0])}{_CLOSE}", value)
+        if isinstance(value, dict):
+            return {self._hide(key): self._hide(item) for key, item in value.items()}
+        return [self._hide(item) for item in value] if isinstance(value, list) else value
+
+    def _show(self, text: str) -> str:
+        return _MARK.sub(lambda mark: self._hidden[int(mark[1])], text)
+
+    def _render(self, turns: list[dict[str, Any]], **how: Any) -> str:
+        """The chat template around hidden texts; BadInput when the template refuses the turns."""
         from jinja2 import TemplateError
 
-        turns = [
-            {"role": "system" if m.role == "developer" else m.role, "content": f"\ue000{i}\ue001"}
-            for i, m in enumerate(messages)
-        ]
         try:
             return str(self.tokenizer.apply_chat_template(turns, tokenize=False, **how))
-        except TemplateError as error:
+        except (TemplateError, TypeError) as error:
             raise BadInput(f"the model's chat template refuses these messages: {error}", "prompt") from error
 
-    def _rendered_ids(self, rendered: str, texts: list[str]) -> list[int]:
-        """Ids of a rendered text whose marks stand for `texts`.
+    def _rendered_ids(self, rendered: str, *, hidden: bool = True) -> list[int]:
+        """Ids of a rendered text; `hidden`: its marks stand for control tokens that are text.
 
         The template's control tokens cut the text into runs; a message joins the run that it stands in, so that
         ordinary text is tokenised exactly as the policy's server does it.
@@ -281,10 +334,21 @@ class Formatter:
                 ids += [*self._plain_ids("".join(run)), self._control[piece]]
                 run = []
             else:
-                run.append(_MARK.sub(lambda mark: texts[int(mark[1])], piece) if texts else piece)
+                run.append(self._show(piece) if hidden else piece)
         return ids + self._plain_ids("".join(run))
 
     def _plain_ids(self, text: str) -> list[int]:
-        # Surrogates cannot be encoded; they come from JSON escapes and mean nothing.
-        clean = text.encode("utf-8", "replace").decode()
-        return list(self._encoder.encode(clean, add_special_tokens=False).ids) if clean else []
+        return list(self._encoder.encode(encodable(text), add_special_tokens=False).ids) if text else []
+
+
+def common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many first tokens two sequences share."""
+    for place, (left, right) in enumerate(zip(one, other, strict=False)):
+        if left != right:
+            return place
+    return min(len(one), len(other))
+
+
+def encodable(text: str) -> str:
+    """`text` without surrogates, which come from JSON escapes and mean nothing."""
+    return text.encode("utf-8", "replace").decode()

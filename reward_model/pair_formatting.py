@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from reward_model.errors import BadInput
-from reward_model.formatting import Formatter, FormattingRule, Message
+from reward_model.formatting import Formatter, FormattingRule, Message, Tools
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -59,9 +59,15 @@ class OwnTokens(Formatter):
 class PairFormatter(OwnTokens):
     """For encoders without a chat template: [CLS] the conversation as lines [SEP] the reply [SEP]."""
 
-    def full_prompt_ids(self, messages: list[Message]) -> list[int]:
-        """The conversation, one `role: text` a line, between [CLS] and [SEP]."""
-        text = "\n".join(f"{message.role}: {message.text()}" for message in messages)
+    def full_prompt_ids(self, messages: list[Message], tools: Tools = None) -> list[int]:
+        """The conversation between [CLS] and [SEP], one `role: text` a line.
+
+        Models of others read a question and its answer, and no roles: a question by itself has none here either.
+        """
+        if self._joint and [message.role for message in messages] == ["user"]:
+            text = messages[0].text()
+        else:
+            text = "\n".join(f"{message.role}: {message.text()}" for message in messages)
         return [*self._start, *self._plain_ids(text), self.end_of_turn]
 
     @property

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from reward_model.chat_formatting import ChatFormatter
 from reward_model.errors import CheckpointError
-from reward_model.formatting import Formatter, FormattingRule, Message
+from reward_model.formatting import Formatter, FormattingRule
 from reward_model.loaded_model import LoadedModel
-from reward_model.pair_formatting import OwnTokens, PairFormatter
+from reward_model.pair_formatting import PairFormatter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -125,39 +126,6 @@ class PaddedClassifier(nn.Module):
         pad = next(token for token in range(len(ends) + 1) if token not in ends)
         self.text_config.pad_token_id = pad
         return pad
-
-
-class ChatFormatter(OwnTokens):
-    """For models with a chat template: the conversation with its reply, exactly as the template writes both."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, rule: FormattingRule, padding: int | None = None) -> None:
-        """`padding`: a token of which transformers reads none at the end, though a template may end a reply with it."""
-        super().__init__(tokenizer, rule, joint=True)
-        self._padding = padding
-        turns = [Message(role="user", content=""), Message(role="assistant", content="")]
-        self._closing = self._unpadded(self._rendered_ids(self._render(turns).rpartition("\ue0001\ue001")[2], []))
-
-    def full_prompt_ids(self, messages: list[Message]) -> list[int]:
-        """The conversation up to where the template puts the reply."""
-        texts = [message.text() for message in messages]
-        rendered = self._render([*messages, Message(role="assistant", content="")])
-        return self._rendered_ids(rendered.rpartition(f"\ue000{len(messages)}\ue001")[0], texts)
-
-    @property
-    def closing(self) -> list[int]:
-        """What the template writes after a reply, but for padding at the end: whatever path scores a text reads the
-        same token of it."""
-        return self._closing
-
-    def _own_ids(self, text: str) -> list[int]:
-        """As the model's own tokenizer has it, but for padding at the end."""
-        return self._unpadded(super()._own_ids(text))
-
-    def _unpadded(self, ids: list[int]) -> list[int]:
-        end = len(ids)
-        while end and ids[end - 1] == self._padding:
-            end -= 1
-        return ids[:end]
 
 
 def _formatter(name: str, tokenizer: Any, config: Any) -> Formatter:

@@ -8,14 +8,16 @@ import time
 from typing import Any
 
 from reward_model.errors import BadInput
-from reward_model.formatting import Completion, parse_messages
+from reward_model.formatting import Completion, Tools, parse_messages
 from reward_model.serving.engine import Engine, Result
 from reward_model.serving.schemas import ClassifyRequest, RewardRequest
 
 
 async def classify(engine: Engine, asked: ClassifyRequest) -> dict[str, Any]:
     """vLLM's classification of a one-label model: sigmoid of the score, or the raw score without activation."""
-    result = await (_inputs(engine, asked) if asked.messages is None else _conversation(engine, asked.messages))
+    result = await (
+        _inputs(engine, asked) if asked.messages is None else _conversation(engine, asked.messages, asked.tools)
+    )
     activated = asked.use_activation is not False
     data = [
         {"index": i, "label": "LABEL_0", "probs": [_sigmoid(score) if activated else score], "num_classes": 1}
@@ -52,12 +54,13 @@ async def _inputs(engine: Engine, asked: ClassifyRequest) -> Result:
     return await engine.score_texts([given] if one else given)  # type: ignore[list-item, arg-type]
 
 
-async def _conversation(engine: Engine, raw: list[dict[str, Any]]) -> Result:
+async def _conversation(engine: Engine, raw: list[dict[str, Any]], tools: Tools) -> Result:
     messages = parse_messages(raw)
     reply = messages.pop()
     if reply.role != "assistant" or not messages:
         raise BadInput("`messages` must end with the assistant's reply to be scored", "messages")
-    return await engine.score(messages, [Completion(content=reply.text())])
+    completion = Completion(content=reply.plain(), tool_calls=reply.tool_calls)
+    return await engine.score(messages, [completion], tools=tools)
 
 
 def _usage(result: Result) -> dict[str, int]:

@@ -120,6 +120,7 @@ async def score(request: Request) -> Response:
             asked.route,
             partial=asked.partial,
             stopping_rule=asked.stopping_rule,
+            tools=asked.tools,
         ),
     )
     results = [
@@ -146,7 +147,7 @@ async def prefill(request: Request) -> Response:
     """POST /v1/prefill: prepare for a prompt whose completions are still being sampled."""
     scorer, asked = await _read(request, PrefillRequest)
     engine = scorer.pick(asked.orm)
-    return _answer(scorer, {"orm": engine.model.id, "prompt_tokens": await engine.prefill(asked.prompt)})
+    return _answer(scorer, {"orm": engine.model.id, "prompt_tokens": await engine.prefill(asked.prompt, asked.tools)})
 
 
 async def classify(request: Request) -> Response:

@@ -16,13 +16,14 @@ from pathlib import Path
 import torch
 
 from reward_model.errors import BadInput, PreparationError
-from reward_model.formatting import Completion, Message
+from reward_model.formatting import Completion, Message, Tools, too_deep
 from reward_model.loaded_model import EnsembleModel, LoadedModel
 from reward_model.loading import load_model
 from reward_model.serving.batcher import Batcher, padded_tokens
 from reward_model.serving.cascade_attention import Unsupported
 from reward_model.serving.metrics import ScorerMetrics
 from reward_model.serving.packed import Item, PackedScorer
+from reward_model.serving.self_check import conversations, stated_noise
 from reward_model.serving.settings import ScorerSettings
 
 # Tokens of a forward pass: more make it no more efficient, and keep the next ones waiting.
@@ -58,7 +59,8 @@ class Engine:
     def __init__(self, model: LoadedModel, settings: ScorerSettings, metrics: ScorerMetrics) -> None:
         self.model = model
         self._metrics = metrics
-        self._packed = _packed(model, settings.prefix_cache_mb * 1_000_000)
+        with _one_thread():
+            self._packed = self._checked(_packed(model, settings.prefix_cache_mb * 1_000_000))
         cost = padded_tokens if self._packed is None else self._packed.cost
         tokens = settings.max_batch_tokens or (_CPU_TOKENS if model.device.type == "cpu" else _ACCELERATOR_TOKENS)
         self.batcher: Batcher[Item, Score] = Batcher(self._forward, tokens, settings.max_waiting, metrics, cost)
@@ -66,12 +68,40 @@ class Engine:
         self._prompts: OrderedDict[bytes, tuple[list[int], int]] = OrderedDict()
         self._prompts_kept = settings.prompt_cache
 
-    async def prefill(self, prompt: list[Message]) -> int:
+    def _checked(self, packed: PackedScorer | None) -> PackedScorer | None:
+        """`packed` where it gives the scores of plain transformers, else nothing, and the log says so."""
+        if packed is None:
+            return None
+        items, sequences = [], []
+        for prompt, completions in conversations(self.model):
+            ids, _ = self._tokenise_prompt(prompt, None)
+            for pair in self.model.formatter.full_pairs(ids, prompt, completions):
+                begin, end = self.model.formatter.cut(*pair)
+                items.append(self._item(self._settled(ids), begin, end, None, partial=False))
+                sequences.append([*begin, *end])
+        plain, fast = packed.plainly(sequences), packed.score(items)
+        differs, noise = float((plain - fast).abs().max()), stated_noise(self.model, plain)
+        # Written so that what is not a number differs too.
+        if differs <= noise:
+            packed.forget()
+            return packed
+        log.error(
+            "%s is scored the plain way, without a prefix cache, which is slower: the fast way differs from "
+            "transformers by %.3g on the built-in conversations, and rounding explains %.3g",
+            self.model.id,
+            differs,
+            noise,
+        )
+        packed.give_back()
+        return None
+
+    async def prefill(self, prompt: list[Message], tools: Tools = None) -> int:
         """Read a prompt ahead of its completions: returns its tokens once it is queued, behind all that has a
         deadline."""
-        ids, _ = await self._prompt_ids(prompt)
-        if self._packed is not None and len(self._reading) < _READ_AHEAD and tuple(ids) not in self._packed.cache:
-            reading = asyncio.create_task(self.batcher.score(Item(tuple(ids))))
+        ids, _ = await self._prompt_ids(prompt, tools)
+        settled = tuple(self._settled(ids))
+        if self._packed is not None and len(self._reading) < _READ_AHEAD and settled not in self._packed.cache:
+            reading = asyncio.create_task(self.batcher.score(Item(settled)))
             self._reading.add(reading)
             reading.add_done_callback(self._read)
         return len(ids)
@@ -92,6 +122,7 @@ class Engine:
         *,
         partial: bool = False,
         stopping_rule: str | None = None,
+        tools: Tools = None,
     ) -> Result:
         """Score completions of one prompt; identical ones are computed once.
 
@@ -99,26 +130,36 @@ class Engine:
         ones are scored as if they ended here, uncalibrated, and what they will be continued from is kept.
         """
         with self.batcher.permit(len(completions)):
-            prompt_ids, cut = await self._prompt_ids(prompt)
-            full = await asyncio.to_thread(self._tokenise_completions, completions)
-            kept = [self.model.formatter.cut(prompt_ids, ids) for ids in full]
-            items = [self._item(*ids, locale, partial=partial) for ids in kept]
+            prompt_ids, cut = await self._prompt_ids(prompt, tools)
+            form = self.model.formatter
+            full = await asyncio.to_thread(form.full_pairs, prompt_ids, prompt, completions, tools)
+            kept = [form.cut(*pair) for pair in full]
+            settled = self._settled(prompt_ids)
+            items = [self._item(settled, *pair, locale, partial=partial) for pair in kept]
             scores = await self._score_each(items, deadline)
         spent = sum(len(completion) for _, completion in kept)
         # Where a longer completion leaves the prompt less room, the prompt counts as cut.
-        shared = min((len(ids) for ids, _ in kept), default=len(prompt_ids))
-        cut += len(prompt_ids) - shared + sum(map(len, full)) - spent
+        shared = min(len(ids) for ids, _ in kept)
+        cut += min(len(ids) for ids, _ in full) - shared + sum(len(ids) for _, ids in full) - spent
         result = self._result(scores, shared, spent, cut)
         if partial:
             # A calibrator is fitted on whole replies: of a part of one it knows nothing.
             return result
         return replace(result, probabilities=self.probabilities(result.scores, route, stopping_rule))
 
-    def _item(self, prompt: list[int], completion: list[int], locale: str | None, *, partial: bool) -> Item:
+    def _settled(self, prompt: list[int]) -> list[int]:
+        """The first tokens of a prompt, which no completion changes: what all of them share."""
+        return prompt[: max(1, len(prompt) - self.model.formatter.seam)]
+
+    def _item(
+        self, settled: list[int], prompt: list[int], completion: list[int], locale: str | None, *, partial: bool
+    ) -> Item:
+        if prompt[: len(settled)] == settled:
+            prompt, completion = settled, [*prompt[len(settled) :], *completion]
         if not completion:
             # Nothing was said and nothing closes it: its score is read where the reply would begin.
             prompt, completion = prompt[:-1], prompt[-1:]
-        kept = len(completion) - len(self.model.formatter.closing) if partial else 0
+        kept = max(0, len(completion) - len(self.model.formatter.closing)) if partial else 0
         return Item(tuple(prompt), tuple(completion), locale, kept)
 
     async def score_texts(self, texts: Sequence[str | list[int]]) -> Result:
@@ -157,25 +198,25 @@ class Engine:
             raise failed.exceptions[0] from None
         return [tasks[item].result() for item in items]
 
-    async def _prompt_ids(self, prompt: list[Message]) -> tuple[list[int], int]:
+    async def _prompt_ids(self, prompt: list[Message], tools: Tools) -> tuple[list[int], int]:
         """Token ids as far as any completion leaves room for them, and how many were cut off."""
-        read = repr([(message.role, message.text()) for message in prompt])
-        key = hashlib.sha256(read.encode()).digest()
+        try:
+            read = repr([[*map(dict, prompt)], tools])
+        except RecursionError as error:
+            raise too_deep() from error
+        key = hashlib.sha256(read.encode("utf-8", "surrogatepass")).digest()
         if key not in self._prompts:
-            self._prompts[key] = await asyncio.to_thread(self._tokenise_prompt, prompt)
+            self._prompts[key] = await asyncio.to_thread(self._tokenise_prompt, prompt, tools)
             while len(self._prompts) > self._prompts_kept:
                 self._prompts.popitem(last=False)
         else:
             self._prompts.move_to_end(key)
         return self._prompts[key]
 
-    def _tokenise_prompt(self, prompt: list[Message]) -> tuple[list[int], int]:
-        full = self.model.formatter.full_prompt_ids(prompt)
+    def _tokenise_prompt(self, prompt: list[Message], tools: Tools) -> tuple[list[int], int]:
+        full = self.model.formatter.full_prompt_ids(prompt, tools)
         kept = self.model.formatter.cut_prompt(full, self.model.formatter.longest_prompt)
         return kept, len(full) - len(kept)
-
-    def _tokenise_completions(self, completions: list[Completion]) -> list[list[int]]:
-        return [self.model.formatter.full_completion_ids(completion) for completion in completions]
 
     def _text_ids(self, text: str | list[int]) -> tuple[list[int], int]:
         if isinstance(text, str):
@@ -208,8 +249,7 @@ def _packed(model: LoadedModel, max_bytes: int) -> PackedScorer | None:
     if max_bytes == 0:
         return None
     try:
-        with _one_thread():
-            return PackedScorer(model, max_bytes)
+        return PackedScorer(model, max_bytes)
     except Unsupported as reason:
         log.warning("%s is scored without a prefix cache: %s", model.id, reason)
         return None

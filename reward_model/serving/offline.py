@@ -64,7 +64,7 @@ def _windows(path: str) -> Iterator[list[Line]]:
 
 def _request(path: str, number: int, raw: dict[str, Any]) -> ScoreRequest:
     try:
-        return ScoreRequest.model_validate({"prompt": raw.get("prompt"), "completions": raw.get("completions")})
+        return ScoreRequest.model_validate({name: raw.get(name) for name in ("prompt", "completions", "tools")})
     except ValidationError as error:
         first = error.errors()[0]
         raise BadInput(f"{path}, line {number}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
@@ -73,7 +73,7 @@ def _request(path: str, number: int, raw: dict[str, Any]) -> ScoreRequest:
 def _sequences(path: str, line: Line, loaded: LoadedModel) -> list[list[int]]:
     number, _, request = line
     try:
-        pairs = loaded.formatter.sequences(request.prompt, request.candidates())
+        pairs = loaded.formatter.sequences(request.prompt, request.candidates(), request.tools)
         return [[*prompt, *completion] for prompt, completion in pairs]
     except BadInput as error:
         raise BadInput(f"{path}, line {number}: {error}", error.param) from error
@@ -106,7 +106,7 @@ def _asked(path: str, client: httpx.Client, line: Line) -> dict[str, Any]:
     import httpx
 
     number, raw, _ = line
-    body = {"prompt": raw["prompt"], "completions": raw["completions"]}
+    body = {name: raw.get(name) for name in ("prompt", "completions", "tools")}
     try:
         reply = client.post("/v1/score", json=body)
     except (httpx.TransportError, httpx.InvalidURL) as error:

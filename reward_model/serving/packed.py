@@ -12,7 +12,7 @@ from torch import Tensor
 from reward_model.loaded_model import EnsembleModel, LoadedModel
 from reward_model.model import Pooling, RewardModel
 from reward_model.sequence_classifier import PaddedClassifier
-from reward_model.serving.cascade_attention import KeyValues, Layout, TokenSpan, Unsupported, register
+from reward_model.serving.cascade_attention import NAME, KeyValues, Layout, TokenSpan, Unsupported, register
 from reward_model.serving.prefix_cache import Ids, Kept, PrefixCache
 
 
@@ -44,14 +44,32 @@ class PackedScorer:
         self._model = model
         modules = model.module.members if isinstance(model.module, EnsembleModel) else [model.module]
         self._members = [_member(module) for module in modules]
-        before = [member.backbone.config._attn_implementation for member in self._members]
-        self._attend_by([register()] * len(before))
+        self._attention_before = [member.backbone.config._attn_implementation for member in self._members]
+        self._attend_by([register()] * len(self._members))
         try:
             self.score([Item((1, 2), (3, 4)), Item((1, 2), (3, 5))])
         except Unsupported:
-            self._attend_by(before)
+            self.give_back()
             raise
-        self.cache = PrefixCache(max_bytes)
+        self._max_bytes = max_bytes
+        self.forget()
+
+    def forget(self) -> None:
+        """Empty the cache and its counts."""
+        self.cache, self.reused = PrefixCache(self._max_bytes), 0
+
+    def give_back(self) -> None:
+        """Leave the model as it was, for another way to score."""
+        self._attend_by(self._attention_before)
+
+    @torch.inference_mode()
+    def plainly(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+        """[B, 2] by transformers' own attention, each sequence whole and by itself."""
+        self.give_back()
+        try:
+            return torch.cat([self._model.score_members([ids]) for ids in sequences])
+        finally:
+            self._attend_by([NAME] * len(self._members))
 
     def _attend_by(self, names: Sequence[str]) -> None:
         for member, name in zip(self._members, names, strict=True):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from reward_model.formatting import common
 from reward_model.serving.cascade_attention import KeyValues
 
 Ids = tuple[int, ...]
@@ -93,14 +93,6 @@ class PrefixCache:
         while self.nbytes > self._max_bytes and self._prompts:
             _, dropped = self._prompts.popitem(last=False)
             self.nbytes -= dropped.nbytes
-
-
-def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many first tokens two sequences share."""
-    for place, (left, right) in enumerate(zip(a, b, strict=False)):
-        if left != right:
-            return place
-    return min(len(a), len(b))
 
 
 def _begins(a: Ids, b: Ids) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from reward_model.formatting import Completion, Message
 
@@ -22,6 +22,9 @@ class ScoreRequest(BaseModel):
 
     prompt: Annotated[list[Message], Field(min_length=1)]
     completions: Annotated[list[str | CompletionToScore], Field(min_length=1)]
+    tools: list[dict[str, Any]] | None = Field(
+        None, description="Tool definitions, for models whose own chat template writes them; others read none."
+    )
     orm: str | None = None
     route: str | None = Field(None, description="Picks the calibrator, where the checkpoint has one for this route.")
     locale: str | None = Field(None, description="Picks the head, where the checkpoint has one for this locale.")
@@ -50,6 +53,7 @@ class PrefillRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     prompt: Annotated[list[Message], Field(min_length=1)]
+    tools: list[dict[str, Any]] | None = None
     orm: str | None = None
 
 
@@ -61,7 +65,9 @@ class ClassifyRequest(BaseModel):
     model: str | None = None
     input: str | list[str] | list[int] | list[list[int]] | None = None
     messages: list[dict[str, Any]] | None = None
-    use_activation: bool | None = None
+    tools: list[dict[str, Any]] | None = None
+    # vLLM's older names of the same switch are obeyed too.
+    use_activation: bool | None = Field(None, validation_alias=AliasChoices("use_activation", "activation", "softmax"))
 
 
 class RewardRequest(BaseModel):

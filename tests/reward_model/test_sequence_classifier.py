@@ -103,7 +103,7 @@ def test_without_a_padding_token_a_row_that_ends_in_any_token_keeps_its_score(ba
 def test_an_encoder_scores_the_pair_that_its_tokenizer_makes(base: Path, tmp_path: Path) -> None:
     model, tokenizer = save(tmp_path, base, "bert")
     loaded = load_sequence_classifier(str(tmp_path), torch.float32)
-    pairs = [tokenizer("user: " + PROMPT[0]["content"], reply, return_tensors="pt") for reply in REPLIES]
+    pairs = [tokenizer(PROMPT[0]["content"], reply, return_tensors="pt") for reply in REPLIES]
     assert pairs[0]["token_type_ids"].sum() > 0
     assert sequences(loaded) == [pair["input_ids"][0].tolist() for pair in pairs]
     expected = [logit(model, **pair) for pair in pairs]
@@ -116,7 +116,7 @@ def test_an_encoder_scores_the_pair_that_its_tokenizer_makes(base: Path, tmp_pat
 def test_an_encoder_that_takes_no_segment_ids_gets_none(base: Path, tmp_path: Path) -> None:
     model, tokenizer = save(tmp_path, base, "distilbert")
     loaded = load_sequence_classifier(str(tmp_path), torch.float32)
-    pairs = [tokenizer("user: " + PROMPT[0]["content"], reply, return_tensors="pt") for reply in REPLIES]
+    pairs = [tokenizer(PROMPT[0]["content"], reply, return_tensors="pt") for reply in REPLIES]
     expected = [logit(model, **{n: v for n, v in pair.items() if n != "token_type_ids"}) for pair in pairs]
     assert max(expected) - min(expected) > 1e-2
     assert loaded.score(sequences(loaded)).tolist() == pytest.approx(expected, abs=1e-4)
@@ -176,9 +176,9 @@ async def test_what_is_too_long_has_one_score_on_every_path(base: Path, tmp_path
     model, tokenizer = save(tmp_path / "model", base, kind)
     replies = [LONG + "Yes.", "No. " + LONG, "Short."]
     if kind == "bert":
-        ids = [tokenizer("user: " + PROMPT[0]["content"], reply)["input_ids"] for reply in replies]
+        ids = [tokenizer(PROMPT[0]["content"], reply)["input_ids"] for reply in replies]
         closing = [2]
-        rendered = [f"user: {PROMPT[0]['content']}<|im_end|>{reply}" for reply in replies]
+        rendered = [f"{PROMPT[0]['content']}<|im_end|>{reply}" for reply in replies]
     else:
         conversations = [[*PROMPT, {"role": "assistant", "content": reply}] for reply in replies]
         rendered = [tokenizer.apply_chat_template(turns, tokenize=False) for turns in conversations]
@@ -225,7 +225,7 @@ async def test_a_long_prompt_is_cut_by_what_each_reply_leaves_of_the_room(base: 
     prompt, replies = [{"role": "user", "content": LONG}], ["Short.", LONG]
     result = await engine.score(parse_messages(prompt), [Completion(content=reply) for reply in replies])
     await engine.batcher.stop()
-    whole = tokenizer("user: " + LONG)["input_ids"]
+    whole = tokenizer(LONG)["input_ids"]
     short, long = (tokenizer(reply, add_special_tokens=False)["input_ids"] for reply in replies)
     rows = [
         [1, *whole[-(510 - len(short) - 1 - 1) :], *short, 2],
