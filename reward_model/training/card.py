@@ -22,6 +22,12 @@ SOURCES = {
     "authored": "replies of the bundled policy, judged by this project (Apache-2.0)",
 }
 
+_COLUMNS = (
+    *("source", "pairs in this run", "test pairs", "accuracy", "95 % interval"),
+    *("longer wins", "reply only", "bag of words", "next step", "replies"),
+)
+_HEADER = f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}"
+
 
 def model_card(manifest: Manifest) -> str:
     """README.md of the checkpoint: what it is, what it learned from, how it measured, where it is weak."""
@@ -43,11 +49,12 @@ the course of the run is in `training_log.json`.
 ## Held-out pairs
 
 A group (a prompt, a dialogue) is in one split only. `longer wins` is the accuracy of always picking the
-longer reply; picking at random gives 0.5. Intervals are Wilson's, over pairs; pairs of one dialogue are not
-independent, so the true ones are wider.
+longer reply, `reply only` that of the model behind an empty prompt, `bag of words` that of a linear model on the
+replies' words, and `next step`, for dialogues, that of the reply which most often followed the last one in training;
+picking at random gives 0.5. `replies` counts the distinct ones, and those that also stand in training pairs.
+Intervals are clustered by dialogue.
 
-| source | pairs in this run | test pairs | accuracy | 95 % interval | longer wins |
-|---|---|---|---|---|---|
+{_HEADER}
 {rows}
 
 ## Limits
@@ -78,9 +85,19 @@ def _lineage(manifest: Manifest) -> str:
 def _row(name: str, manifest: Manifest, figures: dict[str, Any]) -> str:
     trained = manifest.data["trained"].get(name, 0)
     if not figures["pairs"]:
-        return f"| {name} | {trained} | 0 | - | - | - |"
+        return f"| {name} | {trained} | 0 |{' - |' * 7}"
     low, high = figures["accuracy_ci"]
     return (
         f"| {name} | {trained} | {figures['pairs']} | {figures['accuracy']:.3f} | {low:.3f} to {high:.3f} "
-        f"| {figures['longer_wins']:.3f} |"
+        f"| {figures['longer_wins']:.3f} | {' | '.join(_beside(figures.get('baselines', {})))} |"
     )
+
+
+def _beside(baselines: dict[str, Any]) -> list[str]:
+    names = ("reply_only", "bag_of_words", "next_step")
+    shown = [f"{baselines[name]['accuracy']:.3f}" if name in baselines else "-" for name in names]
+    replies = baselines.get("replies")
+    if replies is None:
+        return [*shown, "-"]
+    known = "" if replies["in_training"] is None else f", {replies['in_training']} in training"
+    return [*shown, f"{replies['distinct']}{known}"]

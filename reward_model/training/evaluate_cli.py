@@ -38,19 +38,24 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Draws the judge's pairs.")] = 7,
     html: Annotated[Path | None, typer.Option(help="Write a report with plots there.")] = None,
 ) -> None:
-    """Measure a reward model on pairs: accuracy with its interval, beside the longer reply's.
+    """Measure a reward model on pairs: accuracy with its interval, beside its baselines.
+
+    Baselines learn from the file's train split where --split names another, else in folds over the pairs themselves.
 
     Pairs whose replies are the same tokens after truncation are left out and counted.
     """
     from reward_model.training.data import LabelledReply, Pair, read_rows
 
     with clear_errors():
-        wanted = (pair for pair in read_rows(pairs, Pair) if split is None or pair.split == split)
-        rows = list(islice(wanted, limit))
+        every = list(read_rows(pairs, Pair)) if split else list(islice(read_rows(pairs, Pair), limit))
+        rows = [pair for pair in every if split is None or pair.split == split][:limit]
+        # What the baselines may learn from: the file's own training pairs, where others are measured.
+        train = [pair for pair in every if pair.split == "train"] if split not in (None, "train") else []
         if not rows:
             raise BadInput(f"{pairs} has no pairs{f' of the split {split}' if split else ''}")
         from reward_model.loading import load_model
         from reward_model.training import evaluate as evaluation
+        from reward_model.training.baselines import baselines
         from reward_model.training.truncation import describe, distinct_pairs
 
         loaded = load_model(model, registry)
@@ -59,6 +64,7 @@ def evaluate(
             print(f"warning: {describe(equal, total)}", file=sys.stderr)
         scores = evaluation.score_pairs(loaded, rows)
         report = evaluation.report_on(loaded, rows, scores, equal)
+        report["baselines"] = baselines(rows, train, lambda asked: evaluation.score_pairs(loaded, asked))
         if ratings is not None:
             report["ratings"] = evaluation.rate_correlation(loaded, list(read_rows(ratings, LabelledReply)))
         if judge is not None:

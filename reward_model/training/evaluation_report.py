@@ -29,6 +29,7 @@ def evaluation_report(
         f"{_shown(result['length_controlled'])} of the pairs. Intervals are 95 %, clustered by "
         "dialogue: pairs of one are not independent."
     )
+    _baselines(report, result)
     _judged(report, result.get("judge"))
     if rated := result.get("ratings"):
         report.text(
@@ -41,6 +42,25 @@ def evaluation_report(
     _gaps(report, pairs, scores)
     _lengths(report, pairs, scores)
     return report
+
+
+def _baselines(report: Report, result: dict[str, Any]) -> None:
+    if not (beside := result.get("baselines")):
+        return
+    rows = [
+        [name.replace("_", " "), f["accuracy"], " to ".join(f"{bound:.3f}" for bound in f["accuracy_ci"])]
+        for name, f in {result["orm"]: result, **beside}.items()
+        if isinstance(f, dict) and "accuracy" in f
+    ]
+    report.table(["", "accuracy", "95 % interval"], rows)
+    report.text(f"{counted(beside)} Baselines learned from {beside['learned_from']}.")
+
+
+def counted(beside: dict[str, Any]) -> str:
+    """One sentence on the distinct replies of a set."""
+    distinct, known = beside["replies"]["distinct"], beside["replies"]["in_training"]
+    also = "" if known is None else f", {known} of which also stand in training pairs"
+    return f"{distinct} distinct replies{also}."
 
 
 def _judged(report: Report, judged: dict[str, Any] | None) -> None:

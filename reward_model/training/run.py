@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from numpy.typing import NDArray
 
 from reward_model import base_model
 from reward_model.base_model import sha256_of
@@ -23,6 +24,7 @@ from reward_model.errors import BadInput, CheckpointError
 from reward_model.loaded_model import LoadedModel
 from reward_model.manifest import MANIFEST, Base, Ensemble, Manifest, ScoreHistogram, read_manifest, verify_files
 from reward_model.model import layers_of
+from reward_model.training.baselines import baselines
 from reward_model.training.build import Trainee, base_of, build, formatter_of
 from reward_model.training.card import model_card
 from reward_model.training.data import Pair, digest
@@ -191,22 +193,29 @@ def read_parent(recipe: Recipe) -> dict[str, Any] | None:
 
 
 def held_out_figures(trainee: Trainee, sources: Sources, max_tokens: int) -> tuple[dict[str, Any], Any]:
-    """Figures on the test split of every source, and all its scores."""
-    figures: dict[str, Any] = {}
-    everything = []
-    for name, splits in sources.items():
-        rows = rows_of(splits["test"], trainee.formatter, max_tokens)
-        scores = score_rows(trainee.model, rows, locales=[pair.locale for pair in splits["test"]])
-        figures[name] = pair_figures(splits["test"], scores)
-        everything.append(scores)
-    return {"held_out": figures}, np.concatenate(everything)
+    """Figures on the test split of every source beside its baselines, and all its scores."""
+
+    def score(pairs: Sequence[Pair]) -> NDArray[np.float32]:
+        rows = rows_of(pairs, trainee.formatter, max_tokens)
+        return score_rows(trainee.model, rows, locales=[pair.locale for pair in pairs])
+
+    return _measured(sources, score)
 
 
 def served_figures(model: LoadedModel, sources: Sources) -> tuple[dict[str, Any], Any]:
     """The same of a loaded checkpoint."""
-    scores = {name: score_pairs(model, splits["test"]) for name, splits in sources.items()}
-    figures = {name: pair_figures(sources[name]["test"], found) for name, found in scores.items()}
-    return {"held_out": figures}, np.concatenate(list(scores.values()))
+    return _measured(sources, lambda pairs: score_pairs(model, pairs))
+
+
+def _measured(sources: Sources, score: Callable[[Sequence[Pair]], NDArray[np.float32]]) -> tuple[dict[str, Any], Any]:
+    figures: dict[str, Any] = {}
+    everything = []
+    for name, splits in sources.items():
+        scores = score(splits["test"])
+        beside = baselines(splits["test"], splits["train"], score)
+        figures[name] = {**pair_figures(splits["test"], scores), "baselines": beside}
+        everything.append(scores)
+    return {"held_out": figures}, np.concatenate(everything)
 
 
 def git_revision() -> str:

@@ -16,15 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward_model.errors import BadInput
-from reward_model.formatting import FormattingRule, Message
+from reward_model.formatting import FormattingRule
+from reward_model.training.baselines import HIDDEN, bag_of_words
 from reward_model.training.build import build
-from reward_model.training.data import Pair, as_completion, by_split
+from reward_model.training.data import Pair, by_split
 from reward_model.training.head_start import start_head
 from reward_model.training.metrics import figures_by, pair_figures
 from reward_model.training.recipe import ModelRecipe, OptimRecipe, Recipe
 from reward_model.training.trainer import rows_of, score_rows
-
-_HIDDEN = [Message(role="user", content="")]
 
 
 def shortcuts(pairs: Sequence[Pair], base: str = "bundled", layers: int = 12, seed: int = 7) -> dict[str, Any]:
@@ -37,7 +36,7 @@ def shortcuts(pairs: Sequence[Pair], base: str = "bundled", layers: int = 12, se
         raise BadInput(f"no pairs with a winner in the split {', '.join(empty)}")
     test = splits["test"]
     found: dict[str, NDArray[np.floating[Any]]] = {
-        "bag_of_words": _bag_of_words(splits["train"], test),
+        "bag_of_words": bag_of_words(splits["train"], test),
         "reply_only": _reply_only(splits, base, layers, seed),
     }
     longer = pair_figures(test, np.zeros((len(test), 2)))["longer_wins"]
@@ -49,22 +48,6 @@ def shortcuts(pairs: Sequence[Pair], base: str = "bundled", layers: int = 12, se
         accuracy = {"accuracy": whole["accuracy"], "accuracy_ci": whole["accuracy_ci"]}
         result[name] = {**accuracy, "by_failure_mode": figures}
     return result
-
-
-def _bag_of_words(train: Sequence[Pair], test: Sequence[Pair]) -> NDArray[np.float64]:
-    """Scores [pairs, 2] of a logistic regression on the differences of word and word-pair indicators."""
-    from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.linear_model import LogisticRegression
-
-    # Punctuation counts too: a section sign or an exclamation mark can be a template.
-    words = CountVectorizer(ngram_range=(1, 2), min_df=2, binary=True, token_pattern=r"(?u)\b\w+\b|[^\w\s]")
-    words.fit([text for pair in train for text in _texts(pair)])
-    chosen, rejected = (words.transform([_texts(pair)[side] for pair in train]) for side in (0, 1))
-    gaps = (chosen - rejected).toarray()
-    fitted = LogisticRegression(C=0.1, fit_intercept=False, max_iter=1000)
-    fitted.fit(np.concatenate([gaps, -gaps]), np.repeat([1, 0], len(gaps)))
-    sides = [words.transform([_texts(pair)[side] for pair in test]) @ fitted.coef_[0] for side in (0, 1)]
-    return np.stack(sides, axis=1)
 
 
 def _reply_only(splits: Any, base: str, layers: int, seed: int) -> NDArray[np.float32]:
@@ -79,12 +62,8 @@ def _reply_only(splits: Any, base: str, layers: int, seed: int) -> NDArray[np.fl
         )
     )
     hidden = {
-        name: [pair.model_copy(update={"prompt": _HIDDEN}) for pair in members] for name, members in splits.items()
+        name: [pair.model_copy(update={"prompt": HIDDEN}) for pair in members] for name, members in splits.items()
     }
     rows = {name: rows_of(members, trainee.formatter, 1024) for name, members in hidden.items()}
     start_head(trainee.model, (hidden["train"], rows["train"]), (hidden["validation"], rows["validation"]))
     return score_rows(trainee.model, rows["test"])
-
-
-def _texts(pair: Pair) -> tuple[str, str]:
-    return as_completion(pair.chosen).text().lower(), as_completion(pair.rejected).text().lower()

@@ -7,6 +7,8 @@ from typing import Any
 from reward_model.manifest import Manifest
 from reward_model.report import Report, new_figure
 
+_BASELINES = ("reply_only", "bag_of_words", "next_step")
+
 
 def training_report(manifest: Manifest, log: list[dict[str, Any]]) -> Report:
     """Learning curves, held-out accuracy beside the longer reply's, and the scores' distribution."""
@@ -52,15 +54,17 @@ def _series(log: list[dict[str, Any]], name: str) -> tuple[list[int], list[float
 def _accuracy(report: Report, held_out: dict[str, Any]) -> None:
     report.heading("Held-out pairs")
     report.text(
-        "No group (a prompt, a dialogue) of these was trained on. Intervals are Wilson's 95 % over pairs; pairs of one "
-        "group are not independent, so the true ones are wider. A random choice gives 0.5."
+        "No group (a prompt, a dialogue) of these was trained on. Intervals are 95 %, clustered by group. A random "
+        "choice gives 0.5; reply only is the model behind an empty prompt."
     )
     known = {name: figures for name, figures in held_out.items() if figures["pairs"]}
     rows = [
         [name, f["pairs"], f["accuracy"], " to ".join(f"{bound:.3f}" for bound in f["accuracy_ci"]), f["longer_wins"]]
+        + [f.get("baselines", {}).get(baseline, {}).get("accuracy") for baseline in _BASELINES]
         for name, f in known.items()
     ]
-    report.table(["source", "pairs", "accuracy", "95 % interval", "longer wins"], rows)
+    names = [baseline.replace("_", " ") for baseline in _BASELINES]
+    report.table(["source", "pairs", "accuracy", "95 % interval", "longer wins", *names], rows)
     report.figure(_bars(known), "Held-out accuracy by source with intervals; crosses: always picking the longer reply.")
 
 

@@ -96,7 +96,12 @@ def test_the_manifest_says_where_the_checkpoint_comes_from(trained: tuple[Path, 
         "head.safetensors",
         "adapter/adapter_model.safetensors",
     }
+    # The toy language gives its winners away by a word, and the baselines say so.
+    beside = manifest.metrics["held_out"]["toy"]["baselines"]
+    assert beside["bag_of_words"]["accuracy"] == 1.0
+    assert beside["replies"]["in_training"] == beside["replies"]["distinct"]
     card = (out / "README.md").read_text()
+    assert f"| 1.000 | - | {beside['replies']['distinct']}, {beside['replies']['distinct']} in training |" in card
     assert f"{manifest.metrics['held_out']['toy']['accuracy']:.3f}" in card
 
 
