@@ -24,6 +24,8 @@ from service.settings import Settings
 from service.telemetry.logs import configure_logging
 
 _POLL_SECONDS = 0.05
+# Longer than the idle time of load balancers (60 s), which would else send a request into a connection that closes.
+_KEEP_ALIVE_SECONDS = 75
 # For the last bytes and the ends of requests that were cancelled.
 _CLOSING_SECONDS = 2
 
@@ -102,5 +104,13 @@ def run(settings: Settings) -> int:
 
 def server_of(app: FastAPI, settings: Settings) -> GatewayServer:
     """The server of an app that `create_app` made."""
-    config = uvicorn.Config(app, settings.host, settings.port, access_log=False, log_config=None, proxy_headers=False)
+    config = uvicorn.Config(
+        app,
+        settings.host,
+        settings.port,
+        access_log=False,
+        log_config=None,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+    )
     return GatewayServer(config, app.state.drain, settings.drain_seconds, settings.drain_delay_seconds)

@@ -158,3 +158,20 @@ async def test_a_taken_port_is_said_with_the_option(tmp_path: Path) -> None:
     assert process.returncode == 2
     assert f"port {port} on 127.0.0.1 cannot be used" in said.decode()
     assert "--port" in said.decode()
+
+
+async def test_an_idle_connection_is_kept(start_upstreams: Callable[..., Any], start_command: Any) -> None:
+    async with (
+        start_upstreams() as upstreams,
+        start_command("gateway", policy_url=upstreams.policy_url, scorer_url=upstreams.scorer_url) as gateway,
+    ):
+        url = httpx.URL(gateway.url)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        for pause in (0, 6):
+            await asyncio.sleep(pause)
+            writer.write(b"HEAD /livez HTTP/1.1\r\nHost: here\r\n\r\n")
+            assert b" 200 " in await reader.readline()
+            while await reader.readline() != b"\r\n":
+                pass
+        writer.close()
+        await writer.wait_closed()
