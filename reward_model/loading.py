@@ -14,7 +14,7 @@ from reward_model.formatting import Formatter
 from reward_model.loaded_model import LoadedModel
 from reward_model.manifest import read_manifest
 from reward_model.registry import resolve
-from reward_model.sequence_classifier import load_classifier_formatter, load_sequence_classifier
+from reward_model.sequence_classifier import LONGEST, load_classifier_formatter, load_sequence_classifier
 
 T = TypeVar("T")
 
@@ -24,8 +24,10 @@ def load_model(
     registry: Path | None = None,
     dtype: torch.dtype = torch.bfloat16,
     device: str | torch.device = "cpu",
+    longest: int = LONGEST,
 ) -> LoadedModel:
-    """Load what the registry calls `name`; else the sequence classifier in that folder, or of that hub id.
+    """Load what the registry calls `name`; else the sequence classifier in that folder, or of that hub id, which
+    reads at most `longest` tokens.
 
     Raises UnknownModel when there is neither, and what `load_checkpoint` raises.
     """
@@ -33,7 +35,7 @@ def load_model(
         name,
         registry,
         lambda folder: load_checkpoint(folder, dtype, device),
-        lambda: load_sequence_classifier(name, dtype, device),
+        lambda: load_sequence_classifier(name, dtype, device, longest),
     )
 
 

@@ -8,6 +8,7 @@ two limits that it was trained with.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from reward_model.errors import BadInput
@@ -68,7 +69,26 @@ class PairFormatter(OwnTokens):
             text = messages[0].text()
         else:
             text = "\n".join(f"{message.role}: {message.text()}" for message in messages)
-        return [*self._start, *self._plain_ids(text), self.end_of_turn]
+        return [*self._start, *self._plain_ids(text), *self._around[1]]
+
+    @property
+    def closing(self) -> list[int]:
+        """What ends a reply."""
+        return self._around[2]
+
+    @cached_property
+    def _around(self) -> tuple[list[int], list[int], list[int]]:
+        """What stands before the prompt, between prompt and reply, and behind the reply.
+
+        Models of others have there what their tokenizer puts there (RoBERTa has two separators between the texts).
+        """
+        one = self.tokenizer.cls_token_id
+        pair = self._own.encode("a", "b") if self._joint else None
+        if pair is None or None not in pair.sequence_ids:
+            return [] if one is None else [int(one)], [self.end_of_turn], [self.end_of_turn]
+        first, second = pair.sequence_ids.index(0), pair.sequence_ids.index(1)
+        ends = [len(pair.ids) - pair.sequence_ids[::-1].index(text) for text in (0, 1)]
+        return pair.ids[:first], pair.ids[ends[0] : second], pair.ids[ends[1] :]
 
     @property
     def end_of_turn(self) -> int:
@@ -80,8 +100,7 @@ class PairFormatter(OwnTokens):
 
     @property
     def _start(self) -> list[int]:
-        start = self.tokenizer.cls_token_id
-        return [] if start is None else [int(start)]
+        return self._around[0]
 
 
 def _first_set(*values: Any) -> Any:

@@ -264,7 +264,7 @@ def load_configured(settings: ScorerSettings) -> LoadedModel:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     with _one_thread():
-        return load_model(settings.model, settings.registry, dtype, device)
+        return load_model(settings.model, settings.registry, dtype, device, settings.max_sequence_tokens)
 
 
 def _keep_to(cores: Sequence[int]) -> None:

@@ -29,6 +29,12 @@ class ScorerSettings(BaseSettings):
     max_batch_tokens: int | None = Field(
         None, ge=1, description="Maximum number of tokens of a forward pass. Unset: 2,048 on a CPU, 16,384 elsewhere."
     )
+    max_sequence_tokens: int = Field(
+        4_096,
+        ge=16,
+        description="Maximum number of tokens of a prompt with its reply, for models of others; their own limit holds "
+        "too. Checkpoints of `winnow train` have the limits of their training.",
+    )
     max_waiting: int = Field(
         1_024,
         ge=1,

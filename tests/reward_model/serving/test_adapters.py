@@ -52,6 +52,16 @@ async def test_classify_takes_token_ids(
     assert [entry["probs"][0] for entry in one["data"]] == pytest.approx(raw[:1], abs=1e-3)
 
 
+@pytest.mark.parametrize("switch", ["use_activation", "activation", "softmax"])
+async def test_the_switch_of_the_activation_is_obeyed_under_its_old_names(
+    scorer: httpx.AsyncClient, raw: list[float], rendered: list[str], switch: str
+) -> None:
+    off = (await scorer.post("/classify", json={"input": rendered, switch: False})).json()
+    assert [entry["probs"][0] for entry in off["data"]] == pytest.approx(raw, abs=1e-3)
+    on = (await scorer.post("/classify", json={"input": rendered, switch: True})).json()
+    assert [entry["probs"][0] for entry in on["data"]] == pytest.approx([1 / (1 + math.exp(-s)) for s in raw], abs=1e-3)
+
+
 @pytest.mark.parametrize(
     "body",
     [
