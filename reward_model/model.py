@@ -138,6 +138,20 @@ def load_backbone(folder: str | Path, layers: int | None, dtype: torch.dtype) ->
     from transformers import AutoModel
 
     backbone = AutoModel.from_pretrained(str(folder), dtype=dtype, attn_implementation="sdpa", trust_remote_code=False)
+    return _first_layers(backbone, layers)
+
+
+def backbone_shape(folder: str | Path, layers: int | None, dtype: torch.dtype) -> Any:
+    """The same without its weights, from `config.json` alone: on the meta device, for arithmetic on sizes."""
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    with torch.device("meta"):
+        backbone = AutoModel.from_config(config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False)
+    return _first_layers(backbone, layers)
+
+
+def _first_layers(backbone: Any, layers: int | None) -> Any:
     have = layers_of(backbone)
     if layers is not None and layers > len(have):
         raise ValueError(f"the base has {len(have)} layers; {layers} cannot be kept")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from reward_model import base_model
 from reward_model.checkpoint import load_adapter, load_formatter, load_head, load_tuned_backbone
 from reward_model.errors import BadInput
 from reward_model.formatting import Formatter
-from reward_model.model import RewardModel, layers_of, load_backbone, lora_targets
+from reward_model.model import RewardModel, backbone_shape, layers_of, load_backbone, lora_targets
 from reward_model.training.recipe import ModelRecipe, Recipe
 
 
@@ -33,20 +34,35 @@ def build(recipe: Recipe) -> Trainee:
     """
     set_seed(recipe.optim.seed)
     wanted, base = recipe.model, base_of(recipe)
-    frozen_in_bf16 = recipe.optim.bf16 and wanted.tuning == "lora"
-    try:
-        backbone = load_backbone(base, wanted.layers, torch.bfloat16 if frozen_in_bf16 else torch.float32)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"the base {base} cannot be used: {error}") from error
-    _check_positions(recipe, backbone)
-    hidden = int(backbone.config.hidden_size)
-    tuned = _under_adapter(backbone, wanted) if wanted.tuning == "lora" else _in_full(backbone, wanted)
-    model = RewardModel(tuned, hidden, wanted.pooling, wanted.locales)
+    model = _model(recipe, base, load_backbone)
     if wanted.start_from is not None:
         if wanted.tuning == "full":
             load_tuned_backbone(wanted.start_from, model)
         load_head(wanted.start_from, model)
     return Trainee(model, load_formatter(base, recipe.formatting), base)
+
+
+def shape_of(recipe: Recipe) -> RewardModel:
+    """The same model on the meta device: what it would hold and learn, with no weight read.
+
+    What a recipe starts from has the same shape as what it would start with.
+    """
+    fresh = recipe.model_copy(update={"model": recipe.model.model_copy(update={"start_from": None})})
+    with torch.device("meta"):
+        return _model(fresh, base_of(recipe), backbone_shape)
+
+
+def _model(recipe: Recipe, base: Path, load: Callable[[Path, int | None, torch.dtype], Any]) -> RewardModel:
+    wanted = recipe.model
+    frozen_in_bf16 = recipe.optim.bf16 and wanted.tuning == "lora"
+    try:
+        backbone = load(base, wanted.layers, torch.bfloat16 if frozen_in_bf16 else torch.float32)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"the base {base} cannot be used: {error}") from error
+    _check_positions(recipe, backbone)
+    hidden = int(backbone.config.hidden_size)
+    tuned = _under_adapter(backbone, wanted) if wanted.tuning == "lora" else _in_full(backbone, wanted)
+    return RewardModel(tuned, hidden, wanted.pooling, wanted.locales)
 
 
 def base_of(recipe: Recipe) -> Path:

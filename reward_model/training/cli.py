@@ -24,6 +24,9 @@ def train(
     labels: Annotated[
         Path | None, typer.Option(help="JSONL of labelled replies, for a recipe with `authored`.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what memory and time the run would need, and train nothing.")
+    ] = False,
 ) -> None:
     """Train a reward model: one recipe, one run, one checkpoint.
 
@@ -37,6 +40,11 @@ def train(
         loaded = load_recipe(recipe)
         if out.exists():
             raise BadInput(f"{out} exists; checkpoints are immutable, so choose another --out")
+        if dry_run:
+            from reward_model.training.estimate import estimate
+
+            print(json.dumps(estimate(loaded, data, labels)))
+            return
         from reward_model.training import run
 
         manifest = run.train(loaded, data, out, labels)
