@@ -11,6 +11,7 @@ RewardModelError
     ├── ScorerOverloaded  too much is waiting
     ├── DeadlineExceeded  the answer would come too late
     └── EngineFailed    the forward pass failed, or its worker died
+        └── OutOfMemory  its batch was too large for the device
 """
 
 from __future__ import annotations
@@ -66,3 +67,7 @@ class DeadlineExceeded(ServingError):
 
 class EngineFailed(ServingError):
     """The forward pass failed, or the worker that runs it died."""
+
+
+class OutOfMemory(EngineFailed):
+    """The forward pass did not fit into memory; a smaller batch may."""

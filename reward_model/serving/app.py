@@ -171,7 +171,7 @@ async def list_models(request: Request) -> Response:
         "object": "model",
         "owned_by": "winnow",
         "aliases": sorted(scorer.names - {model.id}),
-        "state": "ready" if scorer.engine.batcher.alive else "failed",
+        "state": "ready" if scorer.engine.healthy else "failed",
         "calibrator": scorer.calibrator(),
         "stopping": _stopping_facts(model.calibration),
     }
@@ -192,9 +192,12 @@ async def livez() -> dict[str, str]:
 
 
 async def readyz(request: Request) -> Response:
-    """200 while the scoring worker lives."""
-    alive = request.app.state.scorer.engine.batcher.alive
-    return _json({"status": "ready" if alive else "the scoring worker has died"}, 200 if alive else 503)
+    """200 while the scoring worker lives and the last forward pass, or a test pass after it, succeeded."""
+    engine: Engine = request.app.state.scorer.engine
+    if await engine.ready():
+        return _json({"status": "ready"})
+    status = "forward passes fail" if engine.batcher.alive else "the scoring worker has died"
+    return _json({"status": status}, 503)
 
 
 async def metrics(request: Request) -> Response:

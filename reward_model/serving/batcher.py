@@ -1,8 +1,9 @@
 """Batches across requests: one task owns the queue, one thread runs the model.
 
 No artificial delay: while a forward pass runs, the next batch gathers. The shortest deadline goes first; work whose
-client left or whose deadline passed is dropped before it costs anything; a failed batch answers every member; a dead
-owner answers everybody. Callers hold a permit while they prepare and wait, so that overload is refused before work.
+client left or whose deadline passed is dropped before it costs anything; a batch that memory does not hold is halved;
+a failed batch answers every member; a dead owner answers everybody. Callers hold a permit while they prepare and wait,
+so that overload is refused before work.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from reward_model.errors import BadInput, DeadlineExceeded, EngineFailed, ScorerOverloaded
+from reward_model.errors import BadInput, DeadlineExceeded, EngineFailed, OutOfMemory, ScorerOverloaded
 from reward_model.serving.metrics import ScorerMetrics
 
 # What is scored, of which only the length matters here, and what scoring it gives.
@@ -159,13 +160,27 @@ class Batcher(Generic[Item, Score]):
         return batch
 
     async def _score(self, batch: list[_Entry[Item, Score]]) -> None:
+        self._observe(batch, time.monotonic())
+        await self._pass(batch)
+
+    async def _pass(self, batch: list[_Entry[Item, Score]]) -> None:
+        """One forward pass, or one for each half of a batch that memory does not hold, so that at most the sequence
+        that is too large by itself fails."""
         began = time.monotonic()
-        self._observe(batch, began)
         try:
             scores = await asyncio.get_running_loop().run_in_executor(
                 self._thread, self._forward, [entry.ids for entry in batch]
             )
             answers = list(zip(batch, scores, strict=True))
+        except OutOfMemory as error:
+            log.warning("a forward pass over %d sequences ran out of memory", len(batch))
+            if len(batch) == 1:
+                _fail(batch[0], error)
+                return
+            middle = len(batch) // 2
+            await self._pass(batch[:middle])
+            await self._pass(batch[middle:])
+            return
         except Exception as error:
             log.exception("a forward pass over %d sequences failed", len(batch))
             for entry in batch:

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import math
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from reward_model.errors import BadInput, PreparationError
+from reward_model.errors import BadInput, OutOfMemory, PreparationError, ServingError
 from reward_model.formatting import Completion, Message, Tools, too_deep
 from reward_model.loaded_model import EnsembleModel, LoadedModel
 from reward_model.loading import load_model
@@ -30,6 +31,8 @@ from reward_model.serving.settings import ScorerSettings
 _CPU_TOKENS, _ACCELERATOR_TOKENS = 2_048, 16_384
 # Prompts that wait to be read ahead; where there are more, they are read with their completions.
 _READ_AHEAD = 64
+# How long a readiness check waits for its test pass.
+_TEST_SECONDS = 2.0
 
 log = logging.getLogger("winnow.scorer")
 
@@ -64,9 +67,26 @@ class Engine:
         cost = padded_tokens if self._packed is None else self._packed.cost
         tokens = settings.max_batch_tokens or (_CPU_TOKENS if model.device.type == "cpu" else _ACCELERATOR_TOKENS)
         self.batcher: Batcher[Item, Score] = Batcher(self._forward, tokens, settings.max_waiting, metrics, cost)
+        # Whether the last forward pass failed.
+        self._failed = False
         self._reading: set[asyncio.Task[Score]] = set()
         self._prompts: OrderedDict[bytes, tuple[list[int], int]] = OrderedDict()
         self._prompts_kept = settings.prompt_cache
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the worker lives and the last forward pass succeeded."""
+        return self.batcher.alive and not self._failed
+
+    async def ready(self) -> bool:
+        """Whether the engine can score. After a failed pass a test pass decides: a device that is broken for good, as
+        after an error in a CUDA kernel, fails it again, and one bad input does not."""
+        if self.batcher.alive and self._failed:
+            try:
+                await self.batcher.score(Item((), (1, 2, 3)), time.monotonic() + _TEST_SECONDS)
+            except ServingError:
+                return False
+        return self.healthy
 
     def _checked(self, packed: PackedScorer | None) -> PackedScorer | None:
         """`packed` where it gives the scores of plain transformers, else nothing, and the log says so."""
@@ -227,7 +247,40 @@ class Engine:
         return self.model.formatter.cut_conversation(text)
 
     def _forward(self, items: Sequence[Item]) -> list[Score]:
-        """In the batcher's thread."""
+        """In the batcher's thread. OutOfMemory where the pass does not fit, even without the prefix cache."""
+        self._failed = True
+        scores = self._scores_in_memory(items)
+        if scores is None and self._free():
+            scores = self._scores_in_memory(items)
+        if scores is None:
+            self._free()
+            tokens = sum(map(len, items))
+            raise OutOfMemory(f"a forward pass over {tokens} tokens does not fit into the memory of the device")
+        self._failed = False
+        return scores
+
+    def _scores_in_memory(self, items: Sequence[Item]) -> list[Score] | None:
+        """None where memory ran out; what the pass had allocated is then free."""
+        try:
+            return self._scores(items)
+        except (torch.OutOfMemoryError, MemoryError):
+            return None
+        except RuntimeError as error:
+            # On a CPU this is all that says so.
+            if "can't allocate memory" in str(error):
+                return None
+            raise
+
+    def _free(self) -> bool:
+        """Give up the prefix cache and what torch keeps; whether there was a cache to give up."""
+        kept = self._packed is not None and self._packed.cache.nbytes > 0
+        if self._packed is not None:
+            self._packed.forget()
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return kept
+
+    def _scores(self, items: Sequence[Item]) -> list[Score]:
         if self._packed is None:
             rows = self.model.score_members(
                 [i.prompt + i.completion for i in items], [i.locale for i in items]

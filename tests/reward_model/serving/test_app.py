@@ -8,8 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 from prometheus_client.parser import text_string_to_metric_families
 
+from reward_model.formatting import Completion, parse_messages
 from reward_model.loaded_model import LoadedModel
 
 BODY: dict[str, Any] = {"prompt": [{"role": "user", "content": "Refund my bill."}], "completions": ["ok"]}
@@ -146,9 +148,61 @@ async def test_a_failed_pass_is_a_500_without_its_details_and_the_next_request_w
         failed = await client.post("/v1/score", json=BODY)
         assert (failed.status_code, failed.json()["error"]["type"]) == (500, "server_error")
         assert "secret" not in failed.text
-        assert (await client.get("/readyz")).status_code == 200
         module.error = None
+        assert (await client.get("/readyz")).status_code == 200, "it was that pass alone"
         assert (await client.post("/v1/score", json=BODY)).status_code == 200
+
+
+async def test_a_sticky_cuda_error_turns_readiness_red_until_a_test_pass_succeeds(
+    faulty: LoadedModel, serving: Any
+) -> None:
+    module: Any = faulty.module
+    async with serving(faulty) as client:
+        module.error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        assert (await client.get("/readyz")).status_code == 200, "nothing has failed yet"
+        assert (await client.post("/v1/score", json=BODY)).status_code == 500
+        for path in ("/readyz", "/health"):
+            red = await client.get(path)
+            assert (red.status_code, red.json()) == (503, {"status": "forward passes fail"})
+        assert (await client.get("/v1/models")).json()["data"][0]["state"] == "failed"
+        assert (await client.get("/livez")).status_code == 200
+        module.error = None
+        assert (await client.get("/readyz")).status_code == 200
+        assert (await client.get("/v1/models")).json()["data"][0]["state"] == "ready"
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
+async def test_a_batch_that_ran_out_of_memory_is_halved(faulty: LoadedModel, serving: Any, error: Exception) -> None:
+    module: Any = faulty.module
+    replies = ["a", "b c", "d e f", "bill " * 30]
+    alone = faulty.score(
+        [
+            [*p, *c]
+            for p, c in faulty.formatter.sequences(
+                parse_messages(BODY["prompt"]), [Completion(content=r) for r in replies]
+            )
+        ]
+    )
+    rows: list[int] = []
+
+    def small(module: Any, given: tuple[torch.Tensor, ...]) -> None:
+        rows.append(len(given[0]))
+        if len(given[0]) > 1 or given[0].shape[1] > limit:
+            raise error
+
+    module.register_forward_pre_hook(small)
+    async with serving(faulty) as client:
+        limit = 1_000
+        found = (await client.post("/v1/score", json=BODY | {"completions": replies})).json()
+        assert [result["score"] for result in found["results"]] == pytest.approx(alone.tolist(), abs=1e-4)
+        assert rows == [4, 2, 1, 1, 2, 1, 1]
+        assert (await client.get("/readyz")).status_code == 200
+        # Only what is too long by itself fails.
+        limit = 60
+        asked = [client.post("/v1/score", json=BODY | {"completions": [reply]}) for reply in (replies[3], replies[0])]
+        long, short = await asyncio.gather(*asked)
+        assert (long.status_code, short.status_code) == (500, 200)
+        assert "does not fit into the memory" in long.json()["error"]["message"]
 
 
 async def test_a_dead_worker_turns_readiness_red(model: LoadedModel, serving: Any) -> None:

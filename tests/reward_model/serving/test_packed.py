@@ -255,3 +255,21 @@ def test_what_cannot_be_packed_is_scored_plainly(
     engine = Engine(loaded, ScorerSettings(), ScorerMetrics(CollectorRegistry()))
     assert "scored without a prefix cache" in caplog.text
     assert engine._forward([Item(ids[:20], ids[20:])])[0] == pytest.approx(expected, abs=1e-5)
+
+
+async def test_the_prefix_cache_is_given_up_before_a_pass_that_does_not_fit_fails(packed: LoadedModel) -> None:
+    engine = Engine(packed, ScorerSettings(), ScorerMetrics(CollectorRegistry()))
+    assert engine._packed is not None
+    scorer, prompt = engine._packed, tuple(range(3, 30))
+    engine._forward([Item(prompt)])
+    assert len(scorer.cache) == 1
+
+    def full(*_: Any) -> None:
+        if len(scorer.cache):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    packed.module.get_submodule("backbone").register_forward_pre_hook(full)
+    engine._forward([Item(tuple(range(3, 40)), (5, 2))])
+    assert engine._failed is False
+    assert tuple(range(3, 40)) in scorer.cache
+    assert prompt not in scorer.cache
