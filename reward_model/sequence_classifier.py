@@ -88,8 +88,8 @@ def _read(name: str) -> tuple[Any, Any, _Adapter | None]:
 
 
 def _adapter_of(name: str) -> _Adapter | None:
-    from transformers.utils import find_adapter_config_file
     from transformers.utils.hub import extract_commit_hash
+    from transformers.utils.peft_utils import find_adapter_config_file
 
     path = find_adapter_config_file(name)
     if path is None:
@@ -105,7 +105,7 @@ def _load_adapted(name: str, adapter: _Adapter, config: Any) -> Any:
     from peft import PeftModel
     from safetensors import safe_open
     from transformers import AutoModelForSequenceClassification
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     with safe_open(str(cached_file(name, "adapter_model.safetensors")), "pt") as weights:
         brought = list(weights.keys())

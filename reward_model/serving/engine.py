@@ -247,8 +247,18 @@ class Engine:
         return self.model.formatter.cut_conversation(text)
 
     def _forward(self, items: Sequence[Item]) -> list[Score]:
-        """In the batcher's thread. OutOfMemory where the pass does not fit, even without the prefix cache."""
-        self._failed = True
+        """In the batcher's thread."""
+        try:
+            scores = self._fitting_scores(items)
+        except Exception:
+            # Not before: a pass that runs is no failed one.
+            self._failed = True
+            raise
+        self._failed = False
+        return scores
+
+    def _fitting_scores(self, items: Sequence[Item]) -> list[Score]:
+        """OutOfMemory where the pass does not fit, even without the prefix cache."""
         scores = self._scores_in_memory(items)
         if scores is None and self._free():
             scores = self._scores_in_memory(items)
@@ -256,7 +266,6 @@ class Engine:
             self._free()
             tokens = sum(map(len, items))
             raise OutOfMemory(f"a forward pass over {tokens} tokens does not fit into the memory of the device")
-        self._failed = False
         return scores
 
     def _scores_in_memory(self, items: Sequence[Item]) -> list[Score] | None:

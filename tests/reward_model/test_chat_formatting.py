@@ -81,7 +81,7 @@ def test_tool_calls_and_tools_go_through_the_models_own_template() -> None:
     ]
     sent = [asked[0], asked[1] | {"content": None, "tool_calls": [AS_SENT]}, asked[2]]
     completions = [Completion(content="Done."), Completion(tool_calls=[AS_SENT]), Completion(content="")]
-    replies = [
+    replies: list[dict[str, Any]] = [
         {"role": "assistant", "content": "Done."},
         {"role": "assistant", "content": "", "tool_calls": [CALL]},
         {"role": "assistant", "content": ""},

@@ -90,7 +90,9 @@ async def test_decoders(tmp_path: Path, kind: str) -> None:
     # Qwen's class makes a tokenizer of its own of the files.
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     conversations = [[*PROMPT, {"role": "assistant", "content": reply}] for reply in REPLIES]
-    inputs = [tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True) for turns in conversations]
+    inputs: list[Any] = [
+        tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True) for turns in conversations
+    ]
     expected = logits(model, [{"input_ids": given["input_ids"]} for given in inputs])
     assert max(expected) - min(expected) > 1e-2
     for megabytes in (0, 64):

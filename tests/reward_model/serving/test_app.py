@@ -171,6 +171,18 @@ async def test_a_sticky_cuda_error_turns_readiness_red_until_a_test_pass_succeed
         assert (await client.get("/v1/models")).json()["data"][0]["state"] == "ready"
 
 
+async def test_a_long_pass_is_no_failed_one(faulty: LoadedModel, serving: Any) -> None:
+    module: Any = faulty.module
+    async with serving(faulty) as client:
+        module.gate.clear()
+        first = asyncio.create_task(client.post("/v1/score", json=BODY))
+        await entered(module)
+        assert (await client.get("/readyz", timeout=1)).status_code == 200
+        assert (await client.get("/v1/models")).json()["data"][0]["state"] == "ready"
+        module.gate.set()
+        assert (await first).status_code == 200
+
+
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
 async def test_a_batch_that_ran_out_of_memory_is_halved(faulty: LoadedModel, serving: Any, error: Exception) -> None:
     module: Any = faulty.module
