@@ -1,9 +1,9 @@
 """Batches across requests: one task owns the queue, one thread runs the model.
 
-No artificial delay: while a forward pass runs, the next batch gathers. The shortest deadline goes first; work whose
-client left or whose deadline passed is dropped before it costs anything; a batch that memory does not hold is halved;
-a failed batch answers every member; a dead owner answers everybody. Callers hold a permit while they prepare and wait,
-so that overload is refused before work.
+No artificial delay: while a forward pass runs, the next batch gathers. The shortest deadline goes first, and what has
+none after a while; work whose client left or whose deadline passed is dropped before it costs anything; a batch that
+memory does not hold is halved; a failed batch answers every member; a dead owner answers everybody. Callers hold a
+permit while they prepare and wait, so that overload is refused before work.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from reward_model.serving.metrics import ScorerMetrics
 Item = TypeVar("Item", bound=Sized)
 Score = TypeVar("Score", bound=float)
 
+# How long what has no deadline lets others go first: it is then as urgent as if its deadline were now.
+_PATIENCE = 10.0
+
 log = logging.getLogger("winnow.scorer")
 
 
@@ -37,7 +40,10 @@ class _Entry(Generic[Item, Score]):
 
 
 class Batcher(Generic[Item, Score]):
-    """Scores token sequences by `forward`, at most `max_batch_tokens` at a time as `cost` counts them."""
+    """Scores token sequences by `forward`, at most `max_batch_tokens` at a time.
+
+    `cost` begins a batch: it returns a function that takes the batch's next item and gives the tokens of all so far.
+    """
 
     def __init__(
         self,
@@ -45,10 +51,12 @@ class Batcher(Generic[Item, Score]):
         max_batch_tokens: int,
         max_waiting: int,
         metrics: ScorerMetrics,
-        cost: Callable[[Sequence[Item]], int] | None = None,
+        cost: Callable[[], Callable[[Item], int]] | None = None,
+        patience: float = _PATIENCE,
     ) -> None:
         self._forward = forward
         self._cost = cost or padded_tokens
+        self._patience = patience
         self._budget = max_batch_tokens
         self._capacity = max_waiting
         self._admitted = 0
@@ -124,11 +132,11 @@ class Batcher(Generic[Item, Score]):
             while True:
                 await self._arrived.wait()
                 self._drop_dead()
-                self._running = self._take()
+                self._running, tokens = self._take()
                 if not self._running:
                     self._arrived.clear()
                     continue
-                await self._score(self._running)
+                await self._score(self._running, tokens)
         except Exception:
             log.exception("the scoring worker died")
         finally:
@@ -148,19 +156,23 @@ class Batcher(Generic[Item, Score]):
                 left.append(entry)
         self._waiting = left
 
-    def _take(self) -> list[_Entry[Item, Score]]:
-        """The most urgent entries that fit; one that is too long by itself still runs, alone."""
-        self._waiting.sort(key=lambda entry: entry.deadline)
-        fit = min(1, len(self._waiting))
-        while fit < len(self._waiting):
-            if self._cost([entry.ids for entry in self._waiting[: fit + 1]]) > self._budget:
+    def _take(self) -> tuple[list[_Entry[Item, Score]], int]:
+        """The most urgent entries that fit, and their tokens; one that is too long by itself still runs, alone."""
+        self._waiting.sort(key=self._urgency)
+        add, fit, tokens = self._cost(), 0, 0
+        for entry in self._waiting:
+            more = add(entry.ids)
+            if fit and more > self._budget:
                 break
-            fit += 1
+            fit, tokens = fit + 1, more
         batch, self._waiting = self._waiting[:fit], self._waiting[fit:]
-        return batch
+        return batch, tokens
 
-    async def _score(self, batch: list[_Entry[Item, Score]]) -> None:
-        self._observe(batch, time.monotonic())
+    def _urgency(self, entry: _Entry[Item, Score]) -> float:
+        return entry.deadline if entry.deadline < math.inf else entry.entered + self._patience
+
+    async def _score(self, batch: list[_Entry[Item, Score]], tokens: int) -> None:
+        self._observe(batch, tokens, time.monotonic())
         await self._pass(batch)
 
     async def _pass(self, batch: list[_Entry[Item, Score]]) -> None:
@@ -193,16 +205,23 @@ class Batcher(Generic[Item, Score]):
             elif not entry.future.done():
                 entry.future.set_result(score)
 
-    def _observe(self, batch: list[_Entry[Item, Score]], now: float) -> None:
+    def _observe(self, batch: list[_Entry[Item, Score]], tokens: int, now: float) -> None:
         self._metrics.batch_size.observe(len(batch))
-        self._metrics.batch_tokens.observe(self._cost([entry.ids for entry in batch]))
+        self._metrics.batch_tokens.observe(tokens)
         for entry in batch:
             self._metrics.queue.observe(now - entry.entered)
 
 
-def padded_tokens(items: Sequence[Sized]) -> int:
-    """Tokens of a pass over rows of one length."""
-    return len(items) * max(len(item) for item in items)
+def padded_tokens() -> Callable[[Sized], int]:
+    """Counts the tokens of a pass over rows of one length."""
+    count = longest = 0
+
+    def add(item: Sized) -> int:
+        nonlocal count, longest
+        count, longest = count + 1, max(longest, len(item))
+        return count * longest
+
+    return add
 
 
 def _fail(entry: _Entry[Any, Any], error: Exception) -> None:

@@ -29,6 +29,8 @@ from reward_model.serving.settings import ScorerSettings
 
 # Tokens of a forward pass: more make it no more efficient, and keep the next ones waiting.
 _CPU_TOKENS, _ACCELERATOR_TOKENS = 2_048, 16_384
+# Bytes of the prefix cache on a CPU, whose memory is shared with everything else.
+_CPU_CACHE = 512_000_000
 # Prompts that wait to be read ahead; where there are more, they are read with their completions.
 _READ_AHEAD = 64
 # How long a readiness check waits for its test pass.
@@ -63,7 +65,7 @@ class Engine:
         self.model = model
         self._metrics = metrics
         with _one_thread():
-            self._packed = self._checked(_packed(model, settings.prefix_cache_mb * 1_000_000))
+            self._packed = self._checked(_packed(model, _cache_bytes(settings.prefix_cache_mb, model.device)))
         cost = padded_tokens if self._packed is None else self._packed.cost
         tokens = settings.max_batch_tokens or (_CPU_TOKENS if model.device.type == "cpu" else _ACCELERATOR_TOKENS)
         self.batcher: Batcher[Item, Score] = Batcher(self._forward, tokens, settings.max_waiting, metrics, cost)
@@ -116,8 +118,8 @@ class Engine:
         return None
 
     async def prefill(self, prompt: list[Message], tools: Tools = None) -> int:
-        """Read a prompt ahead of its completions: returns its tokens once it is queued, behind all that has a
-        deadline."""
+        """Read a prompt ahead of its completions: returns its tokens once it is queued, behind what has a
+        deadline soon."""
         ids, _ = await self._prompt_ids(prompt, tools)
         settled = tuple(self._settled(ids))
         if self._packed is not None and len(self._reading) < _READ_AHEAD and settled not in self._packed.cache:
@@ -304,6 +306,18 @@ class Engine:
             for score, (_, disagreement) in zip(scores, rows, strict=True):
                 score.disagreement = disagreement
         return scores
+
+
+def _cache_bytes(asked_mb: int | None, device: torch.device) -> int:
+    """Memory of the prefix cache: what was asked for, or a share of an accelerator's memory."""
+    if asked_mb is not None:
+        return asked_mb * 1_000_000
+    return _share(*torch.cuda.mem_get_info(device)) if device.type == "cuda" else _CPU_CACHE
+
+
+def _share(free: int, total: int) -> int:
+    """A tenth of a device's memory, and never more than half of what the model has left of it."""
+    return min(total // 10, free // 2)
 
 
 def _packed(model: LoadedModel, max_bytes: int) -> PackedScorer | None:

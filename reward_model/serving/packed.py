@@ -89,10 +89,20 @@ class PackedScorer:
             self._remember(rows)
         return self._model.combined(found)
 
-    def cost(self, items: Sequence[Item]) -> int:
-        """New tokens of a pass over `items`, at most. Safe in any thread."""
-        new = sum(len(prompt) for prompt in {item.prompt for item in items} if prompt not in self.cache)
-        return new + sum(len(item.completion) for item in items)
+    def cost(self) -> Callable[[Item], int]:
+        """Counts the new tokens of a pass, at most, item by item. Safe in any thread."""
+        prompts: set[Ids] = set()
+        tokens = 0
+
+        def add(item: Item) -> int:
+            nonlocal tokens
+            tokens += len(item.completion)
+            if item.prompt not in prompts:
+                prompts.add(item.prompt)
+                tokens += 0 if item.prompt in self.cache else len(item.prompt)
+            return tokens
+
+        return add
 
     def _scores(self, member: _Member, row: _PackedRow) -> Tensor:
         """[B] of one member."""

@@ -44,7 +44,10 @@ class ScorerSettings(BaseSettings):
     max_completions: int = Field(64, ge=1, description="Maximum number of completions of one request.")
     max_body_bytes: int = Field(4_000_000, ge=1_000, description="Maximum size of a request body, in bytes.")
     prompt_cache: int = Field(1_024, ge=1, description="Number of tokenised prompts kept in memory.")
-    prefix_cache_mb: int = Field(
-        512, ge=0, description="KV-cache memory for prompts and partial completions, in MB. 0 disables caching."
+    prefix_cache_mb: int | None = Field(
+        None,
+        ge=0,
+        description="KV-cache memory for prompts and partial completions, in MB. 0 disables caching. Unset: a tenth of "
+        "an accelerator's memory, at most half of what the model leaves free; 512 on a CPU.",
     )
     api_key: str | None = Field(None, description="Bearer token that callers must send, if any.")

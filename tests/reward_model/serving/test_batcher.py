@@ -6,7 +6,7 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -88,7 +88,7 @@ async def test_the_shortest_deadline_goes_first() -> None:
     async with batcher(forward, tokens=1) as queue:
         first = await _held(queue, forward)
         now = time.monotonic()
-        rest = [asyncio.create_task(queue.score([i], deadline=now + d)) for i, d in ((1, 90), (2, 30), (3, 60))]
+        rest = [asyncio.create_task(queue.score([i], deadline=now + d)) for i, d in ((1, 9), (2, 3), (3, 6))]
         last = asyncio.create_task(queue.score([4]))
         await asyncio.sleep(0.02)
         forward.gate.set()
@@ -179,7 +179,7 @@ async def test_a_defect_in_the_owner_fails_whoever_waits(caplog: pytest.LogCaptu
     async with batcher(forward) as queue:
         first = await _held(queue, forward)
         # Outside the forward pass.
-        queue._cost = lambda items: 1 // 0
+        queue._cost = lambda: 1 // 0  # type: ignore[assignment, return-value]
         waiting = [asyncio.create_task(queue.score([1])), asyncio.create_task(queue.score([2]))]
         await asyncio.sleep(0.02)
         forward.gate.set()
@@ -195,13 +195,40 @@ async def test_a_batch_is_as_large_as_its_cost_allows() -> None:
     forward = Recorder()
     async with batcher(forward, tokens=10) as queue:
         first = await _held(queue, forward)
-        queue._cost = lambda items: 4 * len({tuple(item) for item in items})
+        asked: list[tuple[int, ...]] = []
+
+        def distinct() -> Callable[[Any], int]:
+            items: set[tuple[int, ...]] = set()
+
+            def add(item: Any) -> int:
+                asked.append(tuple(item))
+                items.add(asked[-1])
+                return 4 * len(items)
+
+            return add
+
+        queue._cost = distinct
         rest = [asyncio.create_task(queue.score([i // 2], deadline=1e12 + i)) for i in range(6)]
         await asyncio.sleep(0.02)
         forward.gate.set()
         assert await asyncio.gather(*rest) == [0, 0, 1, 1, 2, 2]
         await first
     assert forward.batches[1:] == [[[0], [0], [1], [1]], [[2], [2]]]
+    assert asked == [(0,), (0,), (1,), (1,), (2,), (2,), (2,)], "each once a batch, and the first that does not fit"
+
+
+async def test_what_has_no_deadline_is_not_starved() -> None:
+    forward = Recorder()
+    async with batcher(forward, tokens=1) as queue:
+        queue._patience = 0.05
+        first = await _held(queue, forward)
+        patient = asyncio.create_task(queue.score([1]))
+        await asyncio.sleep(0.1)
+        urgent = [asyncio.create_task(queue.score([i], deadline=time.monotonic() + 5)) for i in (2, 3)]
+        await asyncio.sleep(0.02)
+        forward.gate.set()
+        await asyncio.gather(first, patient, *urgent)
+        assert [batch[0][0] for batch in forward.batches[1:]] == [1, 2, 3]
 
 
 async def test_too_few_scores_are_a_failed_batch() -> None:

@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from reward_model.errors import PreparationError
-from reward_model.serving.engine import load_configured
+from reward_model.serving.engine import _cache_bytes, _share, load_configured
 from reward_model.serving.settings import ScorerSettings
 
 # Counts threads after the model was loaded as the scorer loads it, and after a thread of its own has computed.
@@ -80,3 +81,10 @@ def test_freed_memory_is_not_faulted_in_again() -> None:
     pages = 5 * 20 * (8 << 20) // 4096
     assert kept < pages / 20
     assert given_back > pages / 2
+
+
+def test_the_prefix_cache_is_a_share_of_the_device_unless_it_is_said() -> None:
+    cpu = torch.device("cpu")
+    assert [_cache_bytes(asked, cpu) for asked in (0, 64, None)] == [0, 64_000_000, 512_000_000]
+    assert _share(60_000, 80_000) == 8_000
+    assert _share(10_000, 80_000) == 5_000, "half of what the model leaves"

@@ -94,9 +94,10 @@ def test_only_what_is_new_is_computed(packed: LoadedModel) -> None:
     embedding: torch.nn.Embedding = packed.module.get_submodule("backbone.embed_tokens")  # type: ignore[assignment]
     embedding.register_forward_hook(lambda _, given, __: seen.append(given[0].numel()))
     prompt = tuple(range(3, 53))
-    assert scorer.cost([Item(prompt, (9,) * 4), Item(prompt, (8,) * 5)]) == 59
+    add = scorer.cost()
+    assert [add(Item(prompt, (9,) * 4)), add(Item(prompt, (8,) * 5))] == [54, 59]
     scorer.score([Item(prompt)])
-    assert scorer.cost([Item(prompt, (9,) * 4)]) == 4
+    assert scorer.cost()(Item(prompt, (9,) * 4)) == 4
     scorer.score([Item(prompt, (60 + i, 70, 2), kept=2) for i in range(8)])
     scorer.score([Item(prompt, (60 + i, 70, 80, 81, 2)) for i in range(8)])
     assert seen == [50, 24, 24]
