@@ -67,7 +67,8 @@ class RewardModel(nn.Module):
         # Under autocast the head would run in bf16, whose steps of 0.4 % make ties of close candidates.
         with torch.autocast(pooled.device.type, enabled=False):
             scores: Tensor = self.head(pooled)
-        shared = scores[..., 0]
+        # A tensor of its own, not a view of `scores`: FSDP hangs its backward pass on what a module returns.
+        shared = scores[..., 0].clone()
         if locales is None or not self.locales:
             return shared
         corrections = torch.cat([torch.zeros_like(scores[..., :1]), scores[..., 1:]], dim=-1)
@@ -147,7 +148,7 @@ def backbone_shape(folder: str | Path, layers: int | None, dtype: torch.dtype) -
 
     config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     with torch.device("meta"):
-        backbone = AutoModel.from_config(config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False)
+        backbone = AutoModel.from_config(config, dtype=dtype, attn_implementation="sdpa")  # type: ignore[no-untyped-call]
     return _first_layers(backbone, layers)
 
 

@@ -57,7 +57,7 @@ def learned(model: Any) -> dict[str, Tensor]:
     them if there are several."""
     names = {name for name, weight in model.named_parameters() if weight.requires_grad}
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-    state = get_model_state_dict(model, options=options)
+    state: dict[str, Any] = get_model_state_dict(model, options=options)
     return {name: weight.contiguous() for name, weight in state.items() if name in names}
 
 

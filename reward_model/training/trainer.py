@@ -180,7 +180,8 @@ def fit(
     plans = plan_rows(table, [pair.group for pair in train], optim.max_row_tokens, shared)
     held_back = rows_of(validation, trainee.formatter, optim.max_row_tokens)
     # FSDP shards layer by layer where a model names its layers.
-    trainee.model._no_split_modules = [type(layers_of(trainee.model.backbone)[0]).__name__]
+    model: Any = trainee.model
+    model._no_split_modules = [type(layers_of(model.backbone)[0]).__name__]
     resumed = last_whole_step(scratch)
     # A step that was saved holds the head as it had become by then.
     begun = None

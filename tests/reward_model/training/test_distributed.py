@@ -75,6 +75,42 @@ dist.destroy_process_group()
 """
 
 
+# Accelerate leaves FSDP out where processes hold CPUs, so this command line says that they hold GPUs.
+ON_CPUS = """
+import sys
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from reward_model.training import run
+
+class Claimed:
+    first = PartialState.__init__
+
+    def __init__(self, *arguments, **options):
+        Claimed.first(self, *arguments, **options)
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.MULTI_GPU
+
+PartialState.__init__ = Claimed.__init__
+whole = run.gathered
+
+def gathered(model, *others):
+    from reward_model.training.distributed import is_sharded
+    assert is_sharded(model) and type(model).__name__ == "FSDPRewardModel"
+    return whole(model, *others)
+
+run.gathered = gathered
+from service.cli import main
+main()
+"""
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+    "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+}
+
+
 def _rows(count: int) -> list[dict[str, Any]]:
     random = Random(0)
     words = ["bill", "card", "refund", "fee", "please", "charged"]
@@ -86,40 +122,45 @@ def _rows(count: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _train(base: Path, data: Path, name: str, rows_per_step: int, launcher: list[str]) -> list[Any]:
+def _train(
+    base: Path, data: Path, name: str, rows_per_step: int, launcher: list[str], tuning: str, **variables: str
+) -> list[Any]:
     """Run the command; returns the checkpoint's log."""
     (data / "preferences").mkdir(exist_ok=True)
     (data / "preferences/toy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in _rows(120)))
     recipe = data / f"{name}.toml"
     recipe.write_text(
-        f'id = "toy@1"\n[model]\nbase = "{base}"\nlayers = 2\nlora_rank = 4\n'
+        f'id = "toy@1"\n[model]\nbase = "{base}"\nlayers = 2\ntuning = "{tuning}"\nlora_rank = 4\n'
         "[formatting]\nmax_prompt_tokens = 64\nmax_completion_tokens = 16\n[sources.toy]\n[optim]\nepochs = 2\n"
         f"evaluations = 4\nlearning_rate = 1e-3\nhead_learning_rate = 1e-3\nrows_per_step = {rows_per_step}\n"
         "bf16 = false\n"
     )
-    train = ["-m", "service", "train", str(recipe), "--data", str(data), "--out", str(data / "out" / name)]
-    done = _python(*launcher, *train)
+    train = ["train", str(recipe), "--data", str(data), "--out", str(data / "out" / name)]
+    done = _python(*launcher, *train, **variables)
     assert [json.loads(line)["orm"] for line in done.stdout.splitlines() if line.startswith("{")] == ["toy@1"]
     log: list[Any] = json.loads((data / "out" / name / "training_log.json").read_text())
     return log
 
 
-def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+def _python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **variables}
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
 
-def test_two_processes_make_what_one_makes(base: Path, tmp_path: Path) -> None:
-    alone = _train(base, tmp_path, "alone", 8, [])
-    both = _train(base, tmp_path, "both", 4, TORCHRUN)
+@pytest.mark.parametrize(("sharded", "tuning"), [(False, "lora"), (True, "lora"), (True, "full")])
+def test_two_processes_make_what_one_makes(base: Path, tmp_path: Path, sharded: bool, tuning: str) -> None:
+    alone = _train(base, tmp_path, "alone", 8, ["-m", "service"], tuning)
+    (tmp_path / "on_cpus.py").write_text(ON_CPUS)
+    program = [str(tmp_path / "on_cpus.py")] if sharded else ["-m", "service"]
+    both = _train(base, tmp_path, "both", 4, [*TORCHRUN, *program], tuning, **(FSDP if sharded else {}))
     looks = [[(entry["step"], entry["eval_loss"]) for entry in log if "eval_loss" in entry] for log in (alone, both)]
     assert [step for step, _ in looks[0]] == [step for step, _ in looks[1]]
     assert [loss for _, loss in looks[1]] == pytest.approx([loss for _, loss in looks[0]], abs=5e-3)
     pairs = [Pair.model_validate(row) for row in _rows(40)]
     one, two = (load_checkpoint(tmp_path / "out" / name, torch.float32) for name in ("alone", "both"))
-    assert score_pairs(two, pairs).tolist() == [pytest.approx(row, abs=2e-2) for row in score_pairs(one, pairs)]
+    assert score_pairs(two, pairs).tolist() == [pytest.approx(row, abs=4e-2) for row in score_pairs(one, pairs)]
 
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])
@@ -145,7 +186,7 @@ def test_the_schedule_is_that_of_all_processes_together(tmp_path: Path, started:
     assert optimizer_steps(optim, 3200, started) == steps
     arguments = training_arguments(optim, 3200, tmp_path, started)
     assert arguments.warmup_steps == 0.05 * steps
-    assert steps // arguments.eval_steps == 8
+    assert arguments.eval_steps == steps // 8
 
 
 def test_steps_are_counted_as_the_loop_counts_them() -> None:
@@ -166,13 +207,13 @@ def test_one_process_with_several_gpus_is_told_how_to_start() -> None:
 
 
 def test_only_what_learns_is_saved_and_put_back() -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
-    model[0].requires_grad_(False)
+    frozen, head = torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)
+    model = torch.nn.Sequential(frozen.requires_grad_(False), head)
     kept = {name: value.clone() for name, value in learned(model).items()}
     assert set(kept) == {"1.weight", "1.bias"}
     with torch.no_grad():
-        model[1].weight.zero_()
+        head.weight.zero_()
     put_back(model, kept)
-    assert torch.equal(model[1].weight, kept["1.weight"])
+    assert torch.equal(head.weight, kept["1.weight"])
     with pytest.raises(BadInput, match=r"another model's: it has 2\.weight"):
         put_back(model, {"2.weight": torch.zeros(1)})

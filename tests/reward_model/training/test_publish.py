@@ -201,7 +201,7 @@ def test_the_red_team_must_pass_or_be_overridden_with_a_reason(make: Make, regis
     ],
 )
 def test_a_red_team_that_tried_too_little_does_not_pass(
-    make: Make, registry: Path, red_team_result: Make, changes: dict[str, Any], message: str
+    make: Make, registry: Path, red_team_result: Callable[..., dict[str, Any]], changes: dict[str, Any], message: str
 ) -> None:
     folder = make(1)
     # What the file says of itself is not what counts, nor the limit that it was made with.
@@ -211,7 +211,9 @@ def test_a_red_team_that_tried_too_little_does_not_pass(
         publish(folder, registry)
 
 
-def test_an_attack_that_a_lax_limit_let_through_is_refused(make: Make, registry: Path, red_team_result: Make) -> None:
+def test_an_attack_that_a_lax_limit_let_through_is_refused(
+    make: Make, registry: Path, red_team_result: Callable[..., dict[str, Any]]
+) -> None:
     folder, result = make(1), red_team_result("tiny@1")
     result["by_attack"]["cut_winner"] |= {"rate": 0.22, "rate_ci": [0.161, 0.293], "limit": 1.0, "passed": True}
     result["by_attack"]["near_duplicate"] |= {"rate": 0.5, "rate_ci": [0.42, 0.58], "passed": True}
