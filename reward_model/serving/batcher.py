@@ -23,7 +23,7 @@ from reward_model.serving.metrics import ScorerMetrics
 
 # What is scored, of which only the length matters here, and what scoring it gives.
 Item = TypeVar("Item", bound=Sized)
-Score = TypeVar("Score", bound=float)
+Score = TypeVar("Score")
 
 # How long what has no deadline lets others go first: it is then as urgent as if its deadline were now.
 _PATIENCE = 10.0
@@ -43,6 +43,7 @@ class Batcher(Generic[Item, Score]):
     """Scores token sequences by `forward`, at most `max_batch_tokens` at a time.
 
     `cost` begins a batch: it returns a function that takes the batch's next item and gives the tokens of all so far.
+    `number` gives a score's value.
     """
 
     def __init__(
@@ -53,10 +54,13 @@ class Batcher(Generic[Item, Score]):
         metrics: ScorerMetrics,
         cost: Callable[[], Callable[[Item], int]] | None = None,
         patience: float = _PATIENCE,
+        *,
+        number: Callable[[Score], float],
     ) -> None:
         self._forward = forward
         self._cost = cost or padded_tokens
         self._patience = patience
+        self._number = number
         self._budget = max_batch_tokens
         self._capacity = max_waiting
         self._admitted = 0
@@ -200,8 +204,8 @@ class Batcher(Generic[Item, Score]):
             return
         self._metrics.forward.observe(time.monotonic() - began)
         for entry, score in answers:
-            if not math.isfinite(score):
-                _fail(entry, EngineFailed(f"the model's score is {score}; its weights or precision are broken"))
+            if not math.isfinite(value := self._number(score)):
+                _fail(entry, EngineFailed(f"the model's score is {value}; its weights or precision are broken"))
             elif not entry.future.done():
                 entry.future.set_result(score)
 

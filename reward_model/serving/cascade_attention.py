@@ -65,14 +65,14 @@ class KeyValues:
 class TokenSpan:
     """New tokens in the row, from `start` to `end`, that see themselves causally and all of `before`.
 
-    `before` holds what the cache has, or spans that stand earlier in the same row. Where `kept` is set, it takes in
+    `before` holds what the cache has, or spans that stand earlier in the same row. Where `capture` is set, it takes in
     the keys and values of its tokens.
     """
 
     start: int
     end: int
     before: tuple[KeyValues | TokenSpan, ...] = ()
-    kept: KeyValues | None = None
+    capture: KeyValues | None = None
 
 
 class Layout:
@@ -121,21 +121,21 @@ def cascade_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     layer, q, k, v = int(module.layer_idx), query[0], key[0], value[0]
     out = torch.empty(q.shape[1], q.shape[0], q.shape[2], dtype=q.dtype, device=q.device).transpose(0, 1)
-    weights = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
+    lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
     for span in layout.spans:
         at = slice(span.start, span.end)
-        if span.kept is not None:
-            assert len(span.kept.keys) == layer
-            stop = span.start + len(span.kept.ids)
-            span.kept.keys.append(k[:, span.start : stop].clone())
-            span.kept.values.append(v[:, span.start : stop].clone())
-        out[:, at], weights[:, at] = attend(q[:, at], k[:, at], v[:, at], scale, causal=True)
+        if span.capture is not None:
+            assert len(span.capture.keys) == layer
+            stop = span.start + len(span.capture.ids)
+            span.capture.keys.append(k[:, span.start : stop].clone())
+            span.capture.values.append(v[:, span.start : stop].clone())
+        out[:, at], lse[:, at] = attend(q[:, at], k[:, at], v[:, at], scale, causal=True)
     for piece, at in layout.runs:
         keys, values = _of(piece, k, v, layer)
-        more, more_weights = attend(q[:, at], keys, values, scale, causal=False)
-        share = torch.sigmoid(more_weights - weights[:, at]).to(out.dtype).unsqueeze(-1)
+        more, more_lse = attend(q[:, at], keys, values, scale, causal=False)
+        share = torch.sigmoid(more_lse - lse[:, at]).to(out.dtype).unsqueeze(-1)
         out[:, at] = torch.lerp(out[:, at], more, share)
-        weights[:, at] = torch.logaddexp(weights[:, at], more_weights)
+        lse[:, at] = torch.logaddexp(lse[:, at], more_lse)
     return out.transpose(0, 1).unsqueeze(0), None
 
 
@@ -148,12 +148,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool) -> tu
     groups = heads // k.shape[0]
     if causal:
         k, v = (t.repeat_interleave(groups, dim=0) if groups > 1 else t for t in (k, v))
-        out, weights = _flash(q, k, v, scale, causal=True)
-        return out, weights
+        out, lse = _flash(q, k, v, scale, causal=True)
+        return out, lse
     # Queries of a group of heads share one head's keys: they stand in line behind it, and no key is copied.
     folded = q.reshape(k.shape[0], groups * length, width)
-    out, weights = _flash(folded, k, v, scale, causal=False)
-    return out.reshape(heads, length, width), weights.reshape(heads, length)
+    out, lse = _flash(folded, k, v, scale, causal=False)
+    return out.reshape(heads, length, width), lse.reshape(heads, length)
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool) -> tuple[Tensor, Tensor]:
@@ -171,8 +171,8 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool) -> tu
     logits = (q @ k.transpose(-1, -2)).float() * scale
     if causal:
         logits = logits.masked_fill(torch.ones_like(logits[0, 0], dtype=torch.bool).triu(1), -math.inf)
-    weights = logits.logsumexp(-1)
-    return (logits - weights.unsqueeze(-1)).exp().to(v.dtype) @ v, weights
+    lse = logits.logsumexp(-1)
+    return (logits - lse.unsqueeze(-1)).exp().to(v.dtype) @ v, lse
 
 
 def _of(piece: KeyValues | TokenSpan, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -39,10 +40,11 @@ _TEST_SECONDS = 2.0
 log = logging.getLogger("winnow.scorer")
 
 
-class Score(float):
-    """A raw score that knows by how much the members of an ensemble disagree on it (None for a single model)."""
+class Score(NamedTuple):
+    """A raw score, and by how much the members of an ensemble disagree on it (None for a single model)."""
 
-    disagreement: float | None = None
+    value: float
+    disagreement: float | None
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ class Engine:
             self._packed = self._checked(_packed(model, _cache_bytes(settings.prefix_cache_mb, model.device)))
         cost = padded_tokens if self._packed is None else self._packed.cost
         tokens = settings.max_batch_tokens or (_CPU_TOKENS if model.device.type == "cpu" else _ACCELERATOR_TOKENS)
-        self.batcher: Batcher[Item, Score] = Batcher(self._forward, tokens, settings.max_waiting, metrics, cost)
+        self.batcher: Batcher[Item, Score] = Batcher(
+            self._forward, tokens, settings.max_waiting, metrics, cost, number=lambda score: score.value
+        )
         # Whether the last forward pass failed.
         self._failed = False
         self._reading: set[asyncio.Task[Score]] = set()
@@ -181,8 +185,8 @@ class Engine:
         if not completion:
             # Nothing was said and nothing closes it: its score is read where the reply would begin.
             prompt, completion = prompt[:-1], prompt[-1:]
-        kept = max(0, len(completion) - len(self.model.formatter.closing)) if partial else 0
-        return Item(tuple(prompt), tuple(completion), locale, kept)
+        stable = max(0, len(completion) - len(self.model.formatter.closing)) if partial else 0
+        return Item(tuple(prompt), tuple(completion), locale, stable)
 
     async def score_texts(self, texts: Sequence[str | list[int]]) -> Result:
         """Score conversations that somebody rendered with the chat template already, or tokenised too."""
@@ -193,7 +197,7 @@ class Engine:
         return self._result(scores, spent, 0, lost)
 
     def _result(self, scores: list[Score], prompt: int, spent: int, cut: int) -> Result:
-        plain, disagreements = [float(score) for score in scores], [score.disagreement for score in scores]
+        plain, disagreements = [score.value for score in scores], [score.disagreement for score in scores]
         return Result(plain, disagreements, [None] * len(plain), prompt, spent, cut)
 
     def probabilities(
@@ -301,11 +305,8 @@ class Engine:
             rows = self._packed.score(items).tolist()
             self._metrics.prefix_tokens.inc(self._packed.reused - before)
             self._metrics.prefix_bytes.set(self._packed.cache.nbytes)
-        scores = [Score(score) for score, _ in rows]
-        if isinstance(self.model.module, EnsembleModel):
-            for score, (_, disagreement) in zip(scores, rows, strict=True):
-                score.disagreement = disagreement
-        return scores
+        ensemble = isinstance(self.model.module, EnsembleModel)
+        return [Score(score, disagreement if ensemble else None) for score, disagreement in rows]
 
 
 def _cache_bytes(asked_mb: int | None, device: torch.device) -> int:

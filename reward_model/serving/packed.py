@@ -13,21 +13,21 @@ from reward_model.loaded_model import EnsembleModel, LoadedModel
 from reward_model.model import Pooling, RewardModel
 from reward_model.sequence_classifier import PaddedClassifier
 from reward_model.serving.cascade_attention import NAME, KeyValues, Layout, TokenSpan, Unsupported, register
-from reward_model.serving.prefix_cache import Ids, Kept, PrefixCache
+from reward_model.serving.prefix_cache import Ids, MemberKeyValues, PrefixCache
 
 
 @dataclass(frozen=True)
 class Item:
     """A completion behind its prompt, as token ids, and the locale whose head may have a say.
 
-    Without completion ids: a prompt to be read ahead. `kept` is how many of the completion's first tokens are to be
+    Without completion ids: a prompt to be read ahead. `stable` is how many of the completion's first tokens are to be
     remembered, because it still grows.
     """
 
     prompt: Ids
     completion: Ids = ()
     locale: str | None = None
-    kept: int = 0
+    stable: int = 0
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
@@ -120,9 +120,9 @@ class PackedScorer:
 
     def _remember(self, rows: Sequence[_PackedRow]) -> None:
         for prompt in rows[0].prompts:
-            self.cache.put_prompt(tuple(_kept(row.prompts[prompt]) for row in rows))
+            self.cache.put_prompt(tuple(_captured(row.prompts[prompt]) for row in rows))
         for place, item in enumerate(rows[0].items):
-            if item.kept:
+            if item.stable:
                 self.cache.put_completion(item.prompt, tuple(row.grown(place) for row in rows))
             elif item.completion:
                 self.cache.end_completion(item.prompt, item.completion)
@@ -132,7 +132,11 @@ class _PackedRow:
     """Prompts that the cache does not have, then the new tokens of each completion, beside those of its prompt."""
 
     def __init__(
-        self, items: Sequence[Item], prompts: Mapping[Ids, Kept | None], begun: Sequence[Kept | None], member: int
+        self,
+        items: Sequence[Item],
+        prompts: Mapping[Ids, MemberKeyValues | None],
+        begun: Sequence[MemberKeyValues | None],
+        member: int,
     ) -> None:
         """`prompts` and `begun`: what the cache has of the items' prompts and completions."""
         self.items = items
@@ -158,22 +162,22 @@ class _PackedRow:
                     item.completion[begin:],
                     len(item.prompt) + begin,
                     tuple(piece for piece in sees if piece is not None),
-                    max(0, item.kept - begin),
+                    max(0, item.stable - begin),
                 )
                 self.completions[place] = (span, known)
 
-    def _place(self, ids: Ids, position: int, before: tuple[KeyValues | TokenSpan, ...], kept: int) -> TokenSpan:
+    def _place(self, ids: Ids, position: int, before: tuple[KeyValues | TokenSpan, ...], stable: int) -> TokenSpan:
         start = len(self.ids)
         self.ids += ids
         self.positions += range(position, position + len(ids))
-        return TokenSpan(start, len(self.ids), before, KeyValues(ids[:kept]) if kept else None)
+        return TokenSpan(start, len(self.ids), before, KeyValues(ids[:stable]) if stable else None)
 
     def grown(self, place: int) -> KeyValues:
         """What is known now of a completion that grows."""
         span, known = self.completions[place]
         if known is None:
-            return _kept(span)
-        return known if span.kept is None else known.then(span.kept)
+            return _captured(span)
+        return known if span.capture is None else known.then(span.capture)
 
 
 @dataclass(frozen=True)
@@ -202,14 +206,14 @@ def _member(module: Any) -> _Member:
 def _pooled(pooling: Pooling, states: Tensor, span: TokenSpan, known: KeyValues | None) -> Tensor:
     """[H] in fp32: what the head reads of a completion whose last tokens are `span`."""
     new = states[span.start : span.end]
-    if span.kept is not None:
-        span.kept.states = new[: len(span.kept.ids)].clone()
+    if span.capture is not None:
+        span.capture.states = new[: len(span.capture.ids)].clone()
     if pooling == "last_completion_token":
         return new[-1].float()
     before = [] if known is None or known.states is None else [known.states]
     return torch.cat([*before, new]).float().mean(0)
 
 
-def _kept(span: TokenSpan) -> KeyValues:
-    assert span.kept is not None
-    return span.kept
+def _captured(span: TokenSpan) -> KeyValues:
+    assert span.capture is not None
+    return span.capture

@@ -10,13 +10,13 @@ from reward_model.serving.cascade_attention import KeyValues
 
 Ids = tuple[int, ...]
 # One KeyValues for each member of an ensemble, of the same tokens.
-Kept = tuple[KeyValues, ...]
+MemberKeyValues = tuple[KeyValues, ...]
 
 
 @dataclass
 class _Prompt:
-    kept: Kept
-    completions: list[Kept] = field(default_factory=list)
+    kept: MemberKeyValues
+    completions: list[MemberKeyValues] = field(default_factory=list)
 
     @property
     def nbytes(self) -> int:
@@ -41,14 +41,14 @@ class PrefixCache:
         """Whether the prompt is kept; other threads may ask this too."""
         return prompt in self._prompts
 
-    def prompt(self, ids: Ids) -> Kept | None:
+    def prompt(self, ids: Ids) -> MemberKeyValues | None:
         """What is kept of this prompt."""
         if (found := self._prompts.get(ids)) is None:
             return None
         self._prompts.move_to_end(ids)
         return found.kept
 
-    def completion(self, prompt: Ids, ids: Ids) -> Kept | None:
+    def completion(self, prompt: Ids, ids: Ids) -> MemberKeyValues | None:
         """The kept completion of this prompt that shares the most first tokens with `ids`, cut to those and shorter
         than `ids`.
 
@@ -62,7 +62,7 @@ class PrefixCache:
         )
         return tuple(piece.first(shared) for piece in best) if shared > 0 else None
 
-    def put_prompt(self, kept: Kept) -> None:
+    def put_prompt(self, kept: MemberKeyValues) -> None:
         """Keep a prompt, and drop the least recently used ones that no longer fit."""
         ids = kept[0].ids
         if ids in self._prompts:
@@ -71,7 +71,7 @@ class PrefixCache:
         self.nbytes += self._prompts[ids].nbytes
         self._evict()
 
-    def put_completion(self, prompt: Ids, kept: Kept) -> None:
+    def put_completion(self, prompt: Ids, kept: MemberKeyValues) -> None:
         """Keep a completion in place of the shorter one that it continues; nothing, where its prompt is gone."""
         if (found := self._prompts.get(prompt)) is None:
             return

@@ -40,7 +40,7 @@ class Recorder:
 
 @asynccontextmanager
 async def batcher(forward: Recorder, tokens: int = 100, waiting: int = 100) -> AsyncIterator[Batcher[Any, float]]:
-    made = Batcher(forward, tokens, waiting, ScorerMetrics(CollectorRegistry()))
+    made = Batcher(forward, tokens, waiting, ScorerMetrics(CollectorRegistry()), number=float)
     made.start()
     try:
         yield made
@@ -178,8 +178,12 @@ async def test_a_defect_in_the_owner_fails_whoever_waits(caplog: pytest.LogCaptu
     forward = Recorder()
     async with batcher(forward) as queue:
         first = await _held(queue, forward)
+
         # Outside the forward pass.
-        queue._cost = lambda: 1 // 0  # type: ignore[assignment, return-value]
+        def defect() -> Callable[[Any], int]:
+            raise ZeroDivisionError
+
+        queue._cost = defect
         waiting = [asyncio.create_task(queue.score([1])), asyncio.create_task(queue.score([2]))]
         await asyncio.sleep(0.02)
         forward.gate.set()

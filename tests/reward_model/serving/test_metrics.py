@@ -13,7 +13,7 @@ from reward_model.serving.metrics import ScorerMetrics
 
 async def test_a_batch_of_known_sizes_gives_known_values() -> None:
     registry = CollectorRegistry()
-    queue: Batcher[Any, float] = Batcher(lambda rows: [0.0] * len(rows), 100, 10, ScorerMetrics(registry))
+    queue: Batcher[Any, float] = Batcher(lambda rows: [0.0] * len(rows), 100, 10, ScorerMetrics(registry), number=float)
     queue.start()
     await queue.score([1, 2, 3])
     await queue.stop()

@@ -80,7 +80,7 @@ def test_completions_that_grow_and_change_at_the_seam(plain: LoadedModel, packed
         for text, cut in zip(texts, cuts, strict=True):
             # The last tokens of a part are not those of the whole: a word was cut in two.
             part = text[: cut[step]][: -chance.randint(1, 2)] + some(chance, 0, 2)
-            items.append(Item(prompt, (*part, closing), kept=len(part)))
+            items.append(Item(prompt, (*part, closing), stable=len(part)))
         for item, score in zip(items, scorer.score(items)[:, 0].tolist(), strict=True):
             assert score == pytest.approx(alone(plain, item), abs=1e-4)
     whole = [Item(prompt, (*text, closing)) for text in texts]
@@ -98,7 +98,7 @@ def test_only_what_is_new_is_computed(packed: LoadedModel) -> None:
     assert [add(Item(prompt, (9,) * 4)), add(Item(prompt, (8,) * 5))] == [54, 59]
     scorer.score([Item(prompt)])
     assert scorer.cost()(Item(prompt, (9,) * 4)) == 4
-    scorer.score([Item(prompt, (60 + i, 70, 2), kept=2) for i in range(8)])
+    scorer.score([Item(prompt, (60 + i, 70, 2), stable=2) for i in range(8)])
     scorer.score([Item(prompt, (60 + i, 70, 80, 81, 2)) for i in range(8)])
     assert seen == [50, 24, 24]
     assert scorer.reused == 50 + 50 + 8 * 2
@@ -109,7 +109,7 @@ def test_memory_is_bounded_and_counted(packed: LoadedModel) -> None:
     scorer = PackedScorer(packed, 256 * 100)
     for start in range(20):
         prompt = tuple(range(3 + start, 33 + start))
-        scorer.score([Item(prompt, (7, 8, 9, 2), kept=3), Item(prompt, (5, 2))])
+        scorer.score([Item(prompt, (7, 8, 9, 2), stable=3), Item(prompt, (5, 2))])
         assert scorer.cache.nbytes <= 256 * 100
     assert len(scorer.cache) == 2
     assert scorer.cache.nbytes == 2 * (30 * 256 + 3 * (256 + 128))
@@ -119,7 +119,7 @@ def test_memory_is_bounded_and_counted(packed: LoadedModel) -> None:
 
 def test_a_prompt_larger_than_the_memory_is_scored_and_not_kept(plain: LoadedModel, packed: LoadedModel) -> None:
     scorer = PackedScorer(packed, 256 * 10)
-    item = Item(tuple(range(3, 43)), (7, 8, 2), kept=2)
+    item = Item(tuple(range(3, 43)), (7, 8, 2), stable=2)
     assert scorer.score([item])[0, 0].item() == pytest.approx(alone(plain, item), abs=1e-4)
     assert (len(scorer.cache), scorer.cache.nbytes) == (0, 0)
 
@@ -255,7 +255,7 @@ def test_what_cannot_be_packed_is_scored_plainly(
         PackedScorer(loaded, ROOMY)
     engine = Engine(loaded, ScorerSettings(), ScorerMetrics(CollectorRegistry()))
     assert "scored without a prefix cache" in caplog.text
-    assert engine._forward([Item(ids[:20], ids[20:])])[0] == pytest.approx(expected, abs=1e-5)
+    assert engine._forward([Item(ids[:20], ids[20:])])[0].value == pytest.approx(expected, abs=1e-5)
 
 
 async def test_the_prefix_cache_is_given_up_before_a_pass_that_does_not_fit_fails(packed: LoadedModel) -> None:
