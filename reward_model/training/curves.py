@@ -36,14 +36,21 @@ def fit_platt(scores: Floats, labels: Floats) -> Platt:
     positives = labels.sum()
     high, low = (positives + 1) / (positives + 2), 1 / (len(labels) - positives + 2)
     targets = np.where(labels > 0.5, high, low)
-    # Of two parameters Newton's method takes a few steps; a bootstrap fits thousands of curves.
+    mean, spread = scores.mean(), scores.std()
+    if spread <= 1e-12 * abs(mean):
+        # Equal scores tell nothing: the base rate is all that there is.
+        rate = targets.mean()
+        return Platt(0.0, float(np.log(rate / (1 - rate))))
+    # Of two parameters Newton's method takes a few steps, if the scores are centred; a bootstrap fits thousands.
+    centred = (scores - mean) / spread
     regression = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000, solver="newton-cholesky")
     regression.fit(
-        np.concatenate([scores, scores])[:, None],
+        np.concatenate([centred, centred])[:, None],
         np.repeat([1, 0], len(scores)),
         sample_weight=np.concatenate([targets, 1 - targets]),
     )
-    return Platt(float(regression.coef_[0, 0]), float(regression.intercept_[0]))
+    slope = regression.coef_[0, 0] / spread
+    return Platt(float(slope), float(regression.intercept_[0] - slope * mean))
 
 
 def fit_curve(method: Method, scores: Floats, labels: Floats) -> Curve:

@@ -50,3 +50,20 @@ def test_an_isotonic_fit_is_scikit_learn_s() -> None:
     curve = fit_curve("isotonic", scores, labels)
     assert curve.on(points) == pytest.approx(expected.predict(points))
     assert (curve.labels, curve.positives) == (300, int(labels.sum()))
+
+
+@pytest.mark.parametrize("score", [0.0, -3.5, 1e6])
+def test_equal_scores_give_the_base_rate(score: float) -> None:
+    fit = fit_platt(np.full(10, score), np.array([1.0] * 3 + [0.0] * 7))
+    # Smoothed targets: three of 4/5 and seven of 1/9.
+    rate = (3 * 4 / 5 + 7 / 9) / 10
+    assert fit.slope == 0
+    assert fit.probability(np.array([score]))[0] == pytest.approx(rate)
+
+
+def test_a_fit_moves_with_its_scores() -> None:
+    generator = np.random.default_rng(1)
+    scores, labels = generator.normal(size=100), (generator.random(100) < 0.4).astype(np.float64)
+    near, far = fit_platt(scores, labels), fit_platt(1000 + scores / 1000, labels)
+    assert far.slope == pytest.approx(1000 * near.slope, rel=1e-5)
+    assert far.probability(1000 + scores / 1000) == pytest.approx(near.probability(scores), abs=1e-6)
