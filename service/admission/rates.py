@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, Literal, cast
@@ -54,25 +56,16 @@ class Rates:
         """Take `cost` if that much is left, in one step; and how the window stands afterwards."""
         if (storage := self._present) is not None:
             key = self._shared_key(kind, tenant, limit)
-            try:
+            with self._left_alone_if_it_fails():
                 done = bool(await storage.acquire_sliding_window_entry(key, limit, self._seconds, cost))
-                window = Window(limit, self._seconds, *await storage.get_sliding_window(key, self._seconds))
-            except (StorageError, OSError) as error:
-                self._failed(error)
-            else:
-                return done, self._answered(kind, tenant, window)
+                return done, await self._window(storage, kind, tenant, limit)
         return self._own.take(_own_key(kind, tenant), limit, cost)
 
     async def look(self, kind: Kind, tenant: str, limit: int) -> Window:
         """How the window stands."""
         if (storage := self._present) is not None:
-            key = self._shared_key(kind, tenant, limit)
-            try:
-                window = Window(limit, self._seconds, *await storage.get_sliding_window(key, self._seconds))
-            except (StorageError, OSError) as error:
-                self._failed(error)
-            else:
-                return self._answered(kind, tenant, window)
+            with self._left_alone_if_it_fails():
+                return await self._window(storage, kind, tenant, limit)
         return self._own.window(_own_key(kind, tenant), limit)
 
     async def glance(self, kind: Kind, tenant: str, limit: int) -> Window:
@@ -105,20 +98,15 @@ class Rates:
             await cast(Any, self._shared).bridge.get_connection().aclose()
 
     async def _charge_shared(self, kind: Kind, tenant: str, limit: int, amount: int) -> None:
-        storage = self._present
-        if storage is None:
-            self._own.add(_own_key(kind, tenant), amount)
-            return
-        key = self._shared_key(kind, tenant, limit)
-        try:
-            await storage.acquire_sliding_window_entry(key, _NO_LIMIT, self._seconds, amount)
-        except (StorageError, OSError) as error:
-            self._failed(error)
-            self._own.add(_own_key(kind, tenant), amount)
-            return
-        if (known := self._seen.get((kind, tenant))) is not None:
-            at, window = known
-            self._seen[kind, tenant] = (at, replace(window, current=max(0, window.current + amount)))
+        if (storage := self._present) is not None:
+            with self._left_alone_if_it_fails():
+                key = self._shared_key(kind, tenant, limit)
+                await storage.acquire_sliding_window_entry(key, _NO_LIMIT, self._seconds, amount)
+                if (known := self._seen.get((kind, tenant))) is not None:
+                    at, window = known
+                    self._seen[kind, tenant] = (at, replace(window, current=max(0, window.current + amount)))
+                return
+        self._own.add(_own_key(kind, tenant), amount)
 
     @property
     def _present(self) -> SlidingWindowCounterSupport | None:
@@ -130,18 +118,26 @@ class Rates:
     def _shared_key(self, kind: Kind, tenant: str, limit: int) -> str:
         return RateLimitItemPerSecond(limit, self._seconds, namespace="winnow").key_for(kind, tenant)
 
-    def _answered(self, kind: Kind, tenant: str, window: Window) -> Window:
+    async def _window(self, storage: SlidingWindowCounterSupport, kind: Kind, tenant: str, limit: int) -> Window:
+        """The shared store's, remembered for a glance."""
+        key = self._shared_key(kind, tenant, limit)
+        window = Window(limit, self._seconds, *await storage.get_sliding_window(key, self._seconds))
         if self._away_until is not None:
             log.warning("the shared limits answer again")
             self._away_until = None
         self._seen[kind, tenant] = (time.monotonic(), window)
         return window
 
-    def _failed(self, error: StorageError | OSError) -> None:
-        self._metrics.shared_failures.inc()
-        if self._away_until is None:
-            log.error("the shared limits do not answer (%s): each gateway counts for itself", _cause(error))
-        self._away_until = time.monotonic() + _LEFT_ALONE_SECONDS
+    @contextmanager
+    def _left_alone_if_it_fails(self) -> Iterator[None]:
+        """A failure of the shared store ends the block, and nothing else: what follows counts in this process."""
+        try:
+            yield
+        except (StorageError, OSError) as error:
+            self._metrics.shared_failures.inc()
+            if self._away_until is None:
+                log.error("the shared limits do not answer (%s): each gateway counts for itself", _cause(error))
+            self._away_until = time.monotonic() + _LEFT_ALONE_SECONDS
 
 
 def _own_key(kind: Kind, tenant: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ class Keyring:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         """Raises SetupError if the file cannot be read: nobody could be served."""
-        self._path, self._name = path, str(path)
+        self._path = path
         self._clock = clock
         self._problem: str | None = None
         self._stamp = self._look()
@@ -66,8 +65,7 @@ class Keyring:
 
     def _look(self) -> _Stamp:
         try:
-            # For every request: Path.stat takes twice as long.
-            status = os.stat(self._name)
+            status = self._path.stat()
         except OSError:
             return None
         return status.st_mtime_ns, status.st_ino, status.st_size

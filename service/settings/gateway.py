@@ -24,8 +24,6 @@ from service.settings.store import StoreSettings
 from service.settings.tenants import TenantLimits, TenantSettings
 from service.telemetry.logs import LogFormat, LogLevel
 
-_NO_OWN_LIMITS = TenantSettings()
-
 
 class Settings(BaseSettings):
     """Settings of the gateway. In the environment: WINNOW_PORT, WINNOW_ROUTES__BILLING__N and so on."""
@@ -215,7 +213,7 @@ class Settings(BaseSettings):
 
     def tenant(self, name: str) -> TenantLimits:
         """The limits that hold for a tenant."""
-        own = self.tenants.get(name, _NO_OWN_LIMITS)
+        own = self.tenants.get(name, TenantSettings())
         return TenantLimits(
             own.requests_per_minute or self.requests_per_minute,
             own.concurrent_candidates or self.concurrent_candidates,

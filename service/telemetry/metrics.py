@@ -21,7 +21,7 @@ from service.telemetry.instruments import (
     ReviewMetrics,
     UpstreamMetrics,
 )
-from service.telemetry.tracing import Attributes, Span, span
+from service.telemetry.tracing import Span, span
 
 Stage = Literal[
     "admission", "route", "first_token", "sampling", "scoring", "scoring_tail", "decide", "respond", "store", "total"
@@ -61,13 +61,11 @@ def tokens_spent(candidates: Sequence[CountedCandidate]) -> TokensSpent:
 class StageTimer:
     """Times a stage, within a span of the same name."""
 
-    def __init__(
-        self, metrics: Metrics, name: Stage, timings_ms: dict[str, float] | None, attributes: Attributes | None
-    ) -> None:
+    def __init__(self, metrics: Metrics, name: Stage, timings_ms: dict[str, float] | None) -> None:
         self._metrics = metrics
         self._name = name
         self._timings_ms = timings_ms
-        self._span = span(name, attributes)
+        self._span = span(name)
         self._began = 0.0
 
     def __enter__(self) -> Span:
@@ -102,11 +100,9 @@ class Metrics:
         self._tokens = cache(self.request.tokens.labels)
         self._states = cache(self.candidate.states.labels)
 
-    def stage(
-        self, name: Stage, timings_ms: dict[str, float] | None = None, attributes: Attributes | None = None
-    ) -> StageTimer:
+    def stage(self, name: Stage, timings_ms: dict[str, float] | None = None) -> StageTimer:
         """Time a stage into its histogram and a request's `timings_ms`, within a span of the same name."""
-        return StageTimer(self, name, timings_ms, attributes)
+        return StageTimer(self, name, timings_ms)
 
     def observe(self, name: Stage, seconds: float, timings_ms: dict[str, float] | None = None) -> None:
         """Record one measured stage."""

@@ -76,7 +76,7 @@ class Guard:
         self.heard_at = float("-inf")
         self._unavailable = unavailable
         self._metrics = metrics
-        self._shown: bool | None = None
+        self._circuit_gauge = None if metrics is None else metrics.upstream.circuit.labels(name)
         self._code: str | None = None
         self._trial: asyncio.Future[None] | None = None
         self._show()
@@ -150,6 +150,5 @@ class Guard:
             self._metrics.upstream.errors.labels(self.name, kind).inc()
 
     def _show(self) -> None:
-        if self._metrics is not None and self._shown is not (shown := self.circuit.open):
-            self._metrics.upstream.circuit.labels(self.name).set(shown)
-            self._shown = shown
+        if self._circuit_gauge is not None:
+            self._circuit_gauge.set(self.circuit.open)
