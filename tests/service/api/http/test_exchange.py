@@ -62,7 +62,7 @@ async def test_a_defect_of_ours_is_told_without_its_words(start_gateway: Any, la
     def fail(text: str) -> float:
         raise RuntimeError("secret")
 
-    async with start_gateway(keepalive_seconds=0.1) as gateway:
+    async with start_gateway(keepalive_seconds=0.1 if late else 60) as gateway:
         gateway.scorer.value, gateway.scorer.pause = fail, 0.4 if late else 0.0
         response = await gateway.ask(BILL, stream=True)
         assert (await gateway.http.get(f"{gateway.url}/livez")).status_code == 200
