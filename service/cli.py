@@ -32,18 +32,22 @@ COMMANDS: dict[str, Entry] = {
     "key": Entry("service.keys.cli:key_app", "Make, list and revoke API keys."),
     "route": Entry("routing.cli:route_app", "Say which route each line of a JSONL file takes."),
     "score": Entry("reward_model.serving.cli:score_app", "Score the completions of a JSONL file.", "orm"),
-    "evaluate": Entry("reward_model.training.evaluate_cli:evaluate_app", "Measure a reward model on pairs.", "train"),
+    "evaluate": Entry("reward_model.training.evaluation.cli:evaluate_app", "Measure a reward model on pairs.", "train"),
     "data": Entry("reward_model.training.data_cli:data_app", "Prepare preference data.", "train"),
     "train": Entry("reward_model.training.cli:train_app", "Train a reward model from a recipe.", "train"),
     "ablate": Entry("reward_model.training.cli:ablate_app", "Train variants of a recipe and compare them.", "train"),
-    "redteam": Entry("reward_model.training.redteam_cli:redteam_app", "Try to game a reward model.", "train"),
-    "publish": Entry("reward_model.training.publish_cli:publish_app", "Put a checkpoint into the registry.", "train"),
-    "promote": Entry(
-        "reward_model.training.publish_cli:promote_app", "Make a challenger champion, if it may.", "train"
+    "redteam": Entry("reward_model.training.redteam.cli:redteam_app", "Try to game a reward model.", "train"),
+    "publish": Entry(
+        "reward_model.training.release.publish_cli:publish_app", "Put a checkpoint into the registry.", "train"
     ),
-    "rollback": Entry("reward_model.registry_cli:rollback_app", "Move an alias back to where it was."),
-    "models": Entry("reward_model.registry_cli:models_app", "List, push and pull checkpoints."),
-    "calibrate": Entry("reward_model.training.calibrate_cli:calibrate_app", "Fit a checkpoint's calibrator.", "train"),
+    "promote": Entry(
+        "reward_model.training.release.publish_cli:promote_app", "Make a challenger champion, if it may.", "train"
+    ),
+    "rollback": Entry("reward_model.training.release.registry_cli:rollback_app", "Move an alias back to where it was."),
+    "models": Entry("reward_model.training.release.registry_cli:models_app", "List, push and pull checkpoints."),
+    "calibrate": Entry(
+        "reward_model.training.calibration.cli:calibrate_app", "Fit a checkpoint's calibrator.", "train"
+    ),
     "route-train": Entry("routing.cli:route_train_app", "Train the router.", "train"),
     "loadtest": Entry("loadtest.cli:loadtest_app", "Load a gateway and check its objectives."),
     "bench": Entry("loadtest.bench.cli:bench_app", "Measure this machine, Winnow and its peers.", "orm"),

@@ -103,7 +103,7 @@ def _checkpoint(setup: ScorerSetup, folder: Path, say: Callable[[str], None]) ->
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
-    done = subprocess.run([sys.executable, "-m", "reward_model.base_model"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "reward_model.model.base_model"], capture_output=True, text=True)
     if done.returncode:
         raise BenchError(f"the bundled tokeniser cannot be prepared: {done.stderr.strip()}")
     tokenizer: Any = AutoTokenizer.from_pretrained(json.loads(done.stdout)["path"])

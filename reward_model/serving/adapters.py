@@ -8,9 +8,9 @@ import time
 from typing import Any
 
 from reward_model.errors import BadInput
-from reward_model.formatting import Completion, Tools, parse_messages
 from reward_model.serving.engine import Engine, Result
 from reward_model.serving.schemas import ClassifyRequest, RewardRequest
+from reward_model.text.formatting import Completion, Tools, parse_messages
 
 
 async def classify(engine: Engine, asked: ClassifyRequest) -> dict[str, Any]:

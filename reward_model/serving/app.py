@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from reward_model.calibration import Calibration
+from reward_model.checkpoint.loaded_model import LoadedModel
 from reward_model.errors import (
     BadInput,
     DeadlineExceeded,
@@ -27,7 +28,6 @@ from reward_model.errors import (
     Unauthorized,
     UnknownModel,
 )
-from reward_model.loaded_model import LoadedModel
 from reward_model.serving import adapters
 from reward_model.serving.engine import Engine
 from reward_model.serving.metrics import ScorerMetrics

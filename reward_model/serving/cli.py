@@ -13,7 +13,7 @@ import typer
 from reward_model.errors import RewardModelError
 
 if TYPE_CHECKING:
-    from reward_model.loaded_model import LoadedModel
+    from reward_model.checkpoint.loaded_model import LoadedModel
     from reward_model.serving.settings import ScorerSettings
 
 _DRAIN_SECONDS = 20

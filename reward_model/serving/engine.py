@@ -17,16 +17,16 @@ from typing import NamedTuple
 
 import torch
 
+from reward_model.checkpoint.loaded_model import EnsembleModel, LoadedModel
+from reward_model.checkpoint.loading import load_model
 from reward_model.errors import BadInput, OutOfMemory, PreparationError, ServingError
-from reward_model.formatting import Completion, Message, Tools, too_deep
-from reward_model.loaded_model import EnsembleModel, LoadedModel
-from reward_model.loading import load_model
 from reward_model.serving.batcher import Batcher, padded_tokens
 from reward_model.serving.cascade_attention import Unsupported
 from reward_model.serving.metrics import ScorerMetrics
 from reward_model.serving.packed import Item, PackedScorer
 from reward_model.serving.self_check import conversations, stated_noise
 from reward_model.serving.settings import ScorerSettings
+from reward_model.text.formatting import Completion, Message, Tools, too_deep
 
 # Tokens of a forward pass: more make it no more efficient, and keep the next ones waiting.
 _CPU_TOKENS, _ACCELERATOR_TOKENS = 2_048, 16_384

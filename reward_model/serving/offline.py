@@ -17,7 +17,7 @@ from reward_model.serving.schemas import ScoreRequest
 if TYPE_CHECKING:
     import httpx
 
-    from reward_model.loaded_model import LoadedModel
+    from reward_model.checkpoint.loaded_model import LoadedModel
 
 # Lines gathered before scoring, so that their sequences can be batched by length.
 _WINDOW = 256

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reward_model.loaded_model import EnsembleModel, LoadedModel
-from reward_model.model import Pooling, RewardModel
-from reward_model.sequence_classifier import PaddedClassifier
+from reward_model.checkpoint.loaded_model import EnsembleModel, LoadedModel
+from reward_model.checkpoint.sequence_classifier import PaddedClassifier
+from reward_model.model.reward_model import Pooling, RewardModel
 from reward_model.serving.cascade_attention import NAME, KeyValues, Layout, TokenSpan, Unsupported, register
 from reward_model.serving.prefix_cache import Ids, MemberKeyValues, PrefixCache
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from reward_model.formatting import common
 from reward_model.serving.cascade_attention import KeyValues
+from reward_model.text.formatting import common
 
 Ids = tuple[int, ...]
 # One KeyValues for each member of an ensemble, of the same tokens.

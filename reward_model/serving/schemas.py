@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from reward_model.formatting import Completion, Message
+from reward_model.text.formatting import Completion, Message
 
 
 class CompletionToScore(Completion):

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from reward_model.checkpoint.loaded_model import LoadedModel
 from reward_model.errors import BadInput
-from reward_model.formatting import Completion, Message, parse_messages
-from reward_model.loaded_model import LoadedModel
+from reward_model.text.formatting import Completion, Message, parse_messages
 
 # By how much the order of sums may move a score, as a fraction of the largest (of 1 if all are smaller). In bf16 a
 # number has 8 bits, and the layers' roundings add up.

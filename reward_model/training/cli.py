@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from reward_model.console import clear_errors
 from reward_model.errors import BadInput
-from reward_model.training.console import clear_errors
 
 train_app = typer.Typer(add_completion=False)
 ablate_app = typer.Typer(add_completion=False)
@@ -34,18 +34,18 @@ def train(
     where it stopped when the same command is given again. On several processes:
     torchrun --nproc_per_node 2 -m service train RECIPE ...
     """
-    from reward_model.training.recipe import load_recipe
+    from reward_model.training.fit.recipe import load_recipe
 
     with clear_errors():
         loaded = load_recipe(recipe)
         if out.exists():
             raise BadInput(f"{out} exists; checkpoints are immutable, so choose another --out")
         if dry_run:
-            from reward_model.training.estimate import estimate
+            from reward_model.training.fit.estimate import estimate
 
             print(json.dumps(estimate(loaded, data, labels)))
             return
-        from reward_model.training import run
+        from reward_model.training.runs import run
 
         manifest = run.train(loaded, data, out, labels)
     if manifest is not None:
@@ -61,7 +61,7 @@ def ablate(
 ) -> None:
     """Train variants of one recipe and print their accuracy and cost as one table."""
     with clear_errors():
-        from reward_model.training import ablation
+        from reward_model.training.runs import ablation
 
         lines = []
         for line in ablation.ablate(variants, data, out):

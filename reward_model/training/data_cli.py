@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reward_model.console import clear_errors
 from reward_model.errors import BadInput
-from reward_model.training.console import clear_errors
 
 if TYPE_CHECKING:
-    from reward_model.training.curation.endpoints import Endpoint
     from reward_model.training.curation.reading import SchemaError
+    from reward_model.training.generation.endpoints import Endpoint
 
 data_app = typer.Typer(add_completion=False, help="Prepare preference data.")
 
@@ -35,7 +35,7 @@ def split(
     out: Annotated[Path, typer.Option(help="Folder to write train/, validation/ and test/ to.")],
 ) -> None:
     """Split pairs by group into train, validation and test, as `winnow train` does."""
-    from reward_model.training.split import split_folder
+    from reward_model.training.curation.split import split_folder
 
     with clear_errors():
         report = split_folder(data, out)
@@ -69,7 +69,7 @@ def check(
 
     Exits with 2 when a line is no pair, with 1 for warnings under --strict, else with 0.
     """
-    from reward_model.loading import load_formatter_of
+    from reward_model.checkpoint.loading import load_formatter_of
     from reward_model.training.curation import check as checking
     from reward_model.training.curation.check_report import check_report
     from reward_model.training.curation.reading import read_file
@@ -146,9 +146,9 @@ def pairs(
     interrupted goes on where it stopped when the same command is given again.
     """
     with clear_errors():
-        from reward_model.training.curation.endpoints import SamplingParameters
-        from reward_model.training.curation.generate import generate
-        from reward_model.training.curation.prompts import read_prompts
+        from reward_model.training.generation.endpoints import SamplingParameters
+        from reward_model.training.generation.generate import generate
+        from reward_model.training.generation.prompts import read_prompts
 
         targets = _endpoints(policy=policy, older_policy=older, teacher=teacher)
         rows = read_prompts(prompts, reference_origin, reference_label)
@@ -166,7 +166,7 @@ def export(
 ) -> None:
     """Export what people said of a gateway's answers as pairs and labelled replies; the key is WINNOW_API_KEY."""
     with clear_errors():
-        from reward_model.training.curation.collect import collect
+        from reward_model.training.generation.collect import collect
 
         key = os.environ.get("WINNOW_API_KEY")
         if not key:
@@ -176,7 +176,7 @@ def export(
 
 
 def _endpoints(**addresses: str | None) -> list[Endpoint]:
-    from reward_model.training.curation.endpoints import endpoint
+    from reward_model.training.generation.endpoints import endpoint
 
     keys = {
         "policy": "WINNOW_POLICY_API_KEY",
@@ -205,11 +205,11 @@ def shortcuts(
     layers: Annotated[int, typer.Option(min=1, help="Its first layers that are used.")] = 12,
 ) -> None:
     """Say how far the winner can be told without reading the prompt: by its words, and by the reply alone."""
-    from reward_model.training.data import Pair, read_rows
+    from reward_model.labels import Pair, read_rows
 
     with clear_errors():
         rows = list(read_rows(pairs, Pair))
-        from reward_model.training.shortcuts import shortcuts as measure
+        from reward_model.training.evaluation.shortcuts import shortcuts as measure
 
         result = measure(rows, base, layers)
     print(json.dumps(result))

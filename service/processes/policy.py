@@ -51,7 +51,7 @@ def prepare_bundled() -> str:
 
     Raises SetupError when the preparation fails; its own message has been printed by then.
     """
-    done = subprocess.run([sys.executable, "-m", "reward_model.base_model"], stdout=subprocess.PIPE, check=False)
+    done = subprocess.run([sys.executable, "-m", "reward_model.model.base_model"], stdout=subprocess.PIPE, check=False)
     if done.returncode != 0:
         raise SetupError("the bundled model could not be prepared (see the message above)")
     return str(json.loads(done.stdout)["path"])

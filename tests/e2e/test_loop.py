@@ -20,7 +20,7 @@ import httpx
 import orjson
 import pytest
 
-from reward_model.training.data import split_of
+from reward_model.labels import split_of
 from service.keys.key_file import add_key
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e"), pytest.mark.timeout(900)]

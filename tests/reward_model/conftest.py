@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from reward_model.base_model import sha256_of
-from reward_model.checkpoint import load_formatter, save_checkpoint, tokenizer_sha256
-from reward_model.formatting import Formatter, FormattingRule
-from reward_model.manifest import Base, Manifest
-from reward_model.model import RewardModel, load_backbone, lora_targets
+from reward_model.checkpoint.checkpoint import load_formatter, save_checkpoint, tokenizer_sha256
+from reward_model.checkpoint.manifest import Base, Manifest
+from reward_model.model.base_model import sha256_of
+from reward_model.model.reward_model import RewardModel, load_backbone, lora_targets
+from reward_model.text.formatting import Formatter, FormattingRule
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores; with threads of their own on each they would wait for one another.

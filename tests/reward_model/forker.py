@@ -24,7 +24,7 @@ def value(raw: Any) -> Any:
     if isinstance(raw, dict) and "path" in raw:
         return Path(raw["path"])
     if isinstance(raw, dict) and "event" in raw:
-        return import_module("reward_model.registry_history").Event(**raw)
+        return import_module("reward_model.registry.history").Event(**raw)
     return raw
 
 

@@ -11,12 +11,12 @@ import torch
 from prometheus_client import CollectorRegistry
 from transformers import AutoTokenizer
 
+from reward_model.checkpoint.sequence_classifier import load_sequence_classifier
 from reward_model.errors import CheckpointError
-from reward_model.formatting import Completion, parse_messages
-from reward_model.sequence_classifier import load_sequence_classifier
 from reward_model.serving.engine import Engine
 from reward_model.serving.metrics import ScorerMetrics
 from reward_model.serving.settings import ScorerSettings
+from reward_model.text.formatting import Completion, parse_messages
 from tests.reward_model.chat_families import FAMILIES, make_tokenizer
 
 PROMPT = [{"role": "user", "content": "My card was charged twice, please refund my bill."}]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from reward_model.labels import Pair
 from reward_model.report import Report, new_figure
-from reward_model.training.data import Pair
-from reward_model.training.evaluation_report import evaluation_report
-from reward_model.training.metrics import figures_by, length_controlled, pair_figures
+from reward_model.training.evaluation.metrics import figures_by, length_controlled, pair_figures
+from reward_model.training.evaluation.report import evaluation_report
 
 VOID = {"meta", "img", "br"}
 

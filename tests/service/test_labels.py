@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from reward_model.training.curation.collect import collect
-from reward_model.training.data import LabelledReply, Pair, split_of
+from reward_model.labels import LabelledReply, Pair, split_of
+from reward_model.training.generation.collect import collect
 from service.audits.drawing import Draw, draw_audit
 from service.audits.judging import AuditLabel, Audits
 from service.keys.key_file import add_key

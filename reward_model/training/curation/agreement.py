@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward_model.estimates import wilson
+from reward_model.labels import Pair, Vote
 from reward_model.training.curation.duplicates import texts
-from reward_model.training.data import Pair, Vote
 
 
 @dataclass(frozen=True)

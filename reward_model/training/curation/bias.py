@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from reward_model.estimates import wilson
-from reward_model.training.data import Pair, as_completion
+from reward_model.labels import Pair, as_completion
 
 
 def position_bias(pairs: Sequence[Pair]) -> dict[str, Any]:

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from reward_model.base_model import sha256_of
 from reward_model.errors import BadInput
 from reward_model.jsonl import read_jsonl
+from reward_model.labels import Pair, Split, digest, parse_row
+from reward_model.model.base_model import sha256_of
 from reward_model.training.curation.build_recipe import BuildRecipe, load_build_recipe, source_file
 from reward_model.training.curation.draw import draw
 from reward_model.training.curation.screen import ScreenedPair, alternate_order, candidate, screen, to_judge_again
 from reward_model.training.curation.writing import write_rows
-from reward_model.training.data import Pair, Split, digest, parse_row
 
 MANIFEST = "manifest.json"
 PAIRS = "pairs.jsonl.gz"

@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reward_model.errors import BadInput
-from reward_model.training.data import Label
+from reward_model.labels import Label
 
 
 class _BuildSection(BaseModel):

@@ -9,14 +9,14 @@ from itertools import pairwise
 from math import inf, isfinite
 from typing import Any
 
-from reward_model.formatting import Formatter
+from reward_model.labels import Pair, digest, split_of
+from reward_model.text.formatting import Formatter
 from reward_model.training.curation.agreement import agreement_by_bucket, annotator_figures
 from reward_model.training.curation.bias import length_bias, position_bias, reply_lengths
 from reward_model.training.curation.duplicates import texts
 from reward_model.training.curation.overlap import duplicates, equal_after_truncation, leakage, prompt_clusters
 from reward_model.training.curation.reading import PairFile, split_names
 from reward_model.training.curation.warn import warnings_of
-from reward_model.training.data import Pair, digest, split_of
 
 _UNKNOWN = "unknown"
 # Edges of the histogram of the winner's length over the loser's.

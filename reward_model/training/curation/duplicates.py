@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reward_model.training.data import Pair, as_completion
+from reward_model.labels import Pair, as_completion
 
 # Characters, not words: Chinese has no spaces to cut at.
 _SHINGLE = 5

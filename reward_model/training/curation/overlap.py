@@ -6,10 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
-from reward_model.formatting import Formatter
+from reward_model.labels import Pair
+from reward_model.text.formatting import Formatter
 from reward_model.training.curation.duplicates import Texts, clusters, near_duplicates, similarity
-from reward_model.training.data import Pair
-from reward_model.training.truncation import is_equal
+from reward_model.training.fit.truncation import is_equal
 
 # Named in the report; the counts are over all.
 _EXAMPLES = 20

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from reward_model.errors import BadInput
 from reward_model.jsonl import open_text
-from reward_model.training.data import Pair, as_completion
+from reward_model.labels import Pair, as_completion
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from reward_model.errors import BadInput
+from reward_model.labels import Pair, Split, split_of
 from reward_model.training.curation.agreement import majority
 from reward_model.training.curation.build_recipe import BuildRecipe
 from reward_model.training.curation.duplicates import Texts, texts
 from reward_model.training.curation.overlap import prompt_clusters
-from reward_model.training.data import Pair, Split, split_of
 
 # In a vote, no reply: both are as good.
 _TIE = "\0tie"

@@ -15,8 +15,8 @@ import torch
 import uvicorn
 
 from reward_model.calibration import Calibration, Selection
-from reward_model.checkpoint import load_checkpoint
-from reward_model.loaded_model import LoadedModel
+from reward_model.checkpoint.checkpoint import load_checkpoint
+from reward_model.checkpoint.loaded_model import LoadedModel
 from reward_model.serving.app import create_app
 from reward_model.serving.settings import ScorerSettings
 

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from reward_model.loaded_model import LoadedModel
+from reward_model.checkpoint.loaded_model import LoadedModel
 
 PROMPT = [{"role": "user", "content": "My card was charged twice."}]
 REPLIES = ["We refund it.", "ok"]

@@ -11,8 +11,8 @@ import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
 
-from reward_model.formatting import Completion, parse_messages
-from reward_model.loaded_model import LoadedModel
+from reward_model.checkpoint.loaded_model import LoadedModel
+from reward_model.text.formatting import Completion, parse_messages
 
 BODY: dict[str, Any] = {"prompt": [{"role": "user", "content": "Refund my bill."}], "completions": ["ok"]}
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 import reward_model
-from reward_model.formatting import parse_messages
-from reward_model.loaded_model import LoadedModel
-from reward_model.loading import load_model
+from reward_model.checkpoint.loaded_model import LoadedModel
+from reward_model.checkpoint.loading import load_model
+from reward_model.labels import LabelledReply, as_completion, read_rows
 from reward_model.serving.packed import Item, PackedScorer
-from reward_model.training.data import LabelledReply, as_completion, read_rows
+from reward_model.text.formatting import parse_messages
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

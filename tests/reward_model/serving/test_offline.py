@@ -15,8 +15,8 @@ import torch
 import uvicorn
 from typer.testing import CliRunner, Result
 
+from reward_model.checkpoint.loaded_model import LoadedModel
 from reward_model.errors import BadInput, EngineFailed
-from reward_model.loaded_model import LoadedModel
 from reward_model.serving.app import create_app
 from reward_model.serving.cli import score_app
 from reward_model.serving.offline import local_scores
@@ -72,7 +72,7 @@ def test_a_file_keeps_its_order_and_its_fields(model: LoadedModel, checkpoint: P
     assert "Loaded tiny@1" in ran.stderr
     assert "300 lines scored" in ran.stderr
     # The last line by itself, one sequence at a time, unpadded.
-    from reward_model.formatting import Completion, parse_messages
+    from reward_model.text.formatting import Completion, parse_messages
 
     prompt = model.formatter.prompt_ids(parse_messages(given[-1]["prompt"]))
     alone = [

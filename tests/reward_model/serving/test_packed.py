@@ -11,17 +11,17 @@ import pytest
 import torch
 from prometheus_client import CollectorRegistry
 
-from reward_model.checkpoint import load_checkpoint
-from reward_model.formatting import Completion, parse_messages
-from reward_model.loaded_model import EnsembleModel, LoadedModel
-from reward_model.manifest import Ensemble
-from reward_model.model import RewardModel
-from reward_model.sequence_classifier import load_sequence_classifier
+from reward_model.checkpoint.checkpoint import load_checkpoint
+from reward_model.checkpoint.loaded_model import EnsembleModel, LoadedModel
+from reward_model.checkpoint.manifest import Ensemble
+from reward_model.checkpoint.sequence_classifier import load_sequence_classifier
+from reward_model.model.reward_model import RewardModel
 from reward_model.serving.cascade_attention import Unsupported
 from reward_model.serving.engine import Engine
 from reward_model.serving.metrics import ScorerMetrics
 from reward_model.serving.packed import Item, PackedScorer
 from reward_model.serving.settings import ScorerSettings
+from reward_model.text.formatting import Completion, parse_messages
 
 ROOMY = 1_000_000_000
 

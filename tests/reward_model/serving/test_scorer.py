@@ -13,7 +13,7 @@ import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
 
-from reward_model.loaded_model import LoadedModel
+from reward_model.checkpoint.loaded_model import LoadedModel
 
 PROMPT = [{"role": "user", "content": "My card was charged twice, please refund my bill."}]
 REPLIES = [

@@ -10,14 +10,14 @@ import pytest
 import torch
 from prometheus_client import CollectorRegistry
 
-from reward_model.chat_formatting import ChatFormatter
-from reward_model.formatting import Completion, parse_messages
-from reward_model.loaded_model import LoadedModel
-from reward_model.sequence_classifier import load_sequence_classifier
+from reward_model.checkpoint.loaded_model import LoadedModel
+from reward_model.checkpoint.sequence_classifier import load_sequence_classifier
 from reward_model.serving.engine import Engine
 from reward_model.serving.metrics import ScorerMetrics
 from reward_model.serving.self_check import conversations, stated_noise
 from reward_model.serving.settings import ScorerSettings
+from reward_model.text.chat_formatting import ChatFormatter
+from reward_model.text.formatting import Completion, parse_messages
 from tests.reward_model.chat_families import FAMILIES, make_tokenizer
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are fit to publish."""
+"""Pairs by their texts, and checkpoints that are fit to publish."""
 
 from __future__ import annotations
 
@@ -13,7 +13,29 @@ import pytest
 
 from reward_model.calibration import Calibration, Selection, save_calibration
 from reward_model.estimates import wilson
-from reward_model.training.attacks import NAMES
+from reward_model.labels import Pair
+from reward_model.training.redteam.attacks import NAMES
+
+Row = dict[str, Any]
+
+
+def _row(name: str, chosen: str = "Yes, by rule 2.", rejected: str = "Perhaps, one day.", **fields: Any) -> Row:
+    prompt = fields.pop("prompt", f"Question {name}?")
+    turns = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+    row = {"id": name, "prompt": turns, "chosen": chosen, "rejected": rejected, "group": name, "label": "human"}
+    return {**row, **fields}
+
+
+@pytest.fixture
+def row() -> Callable[..., Row]:
+    """A row of a pairs file: `row("a", chosen="...", bucket="billing")`."""
+    return _row
+
+
+@pytest.fixture
+def pair() -> Callable[..., Pair]:
+    """The same as a Pair."""
+    return lambda name, *texts, **fields: Pair.model_validate(_row(name, *texts, **fields))
 
 
 def red_team(orm: str, failed: Sequence[str] = (), untried: Sequence[str] = (), cases: int = 150) -> dict[str, Any]:

@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from reward_model.calibration import load_calibration
-from reward_model.training.calibrate_cli import calibrate_app
+from reward_model.training.calibration.cli import calibrate_app
 from reward_model.training.cli import train_app
 from reward_model.training.data_cli import data_app
-from reward_model.training.evaluate_cli import evaluate_app
+from reward_model.training.evaluation.cli import evaluate_app
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
 ROW = {"id": "a", "prompt": [{"role": "user", "content": "x"}], "chosen": "cc", "rejected": "r", "group": "g"}
@@ -60,9 +60,9 @@ def test_calibrate_writes_the_calibrator_of_the_calibration_split(checkpoint: Pa
             # What the tiny model thinks of a text is arbitrary: say that its order is right.
             text = f"{index} is reply to {group}"
             rows.append((group, index, text))
-    from reward_model.checkpoint import load_checkpoint
-    from reward_model.training.data import LabelledReply, as_completion
-    from reward_model.training.evaluate import score_sequences
+    from reward_model.checkpoint.checkpoint import load_checkpoint
+    from reward_model.labels import LabelledReply, as_completion
+    from reward_model.training.evaluation.evaluate import score_sequences
 
     def label(group: int, index: int, text: str, acceptable: bool, split: str) -> dict[str, Any]:
         prompt = [{"role": "user", "content": f"q{group}"}]

@@ -8,8 +8,8 @@ import pytest
 from scipy.stats import fisher_exact
 from sklearn.metrics import cohen_kappa_score
 
+from reward_model.labels import Pair
 from reward_model.training.curation.agreement import agreement_by_bucket, annotator_figures, fleiss_kappa, majority
-from reward_model.training.data import Pair
 
 MakePair = Callable[..., Pair]
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 from scipy.stats import binom
 
+from reward_model.labels import Pair
 from reward_model.training.curation.bias import length_bias, position_bias
-from reward_model.training.data import Pair
 
 
 def test_position_bias_counts_decided_pairs_of_known_order(pair: Callable[..., Pair]) -> None:

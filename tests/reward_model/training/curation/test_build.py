@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from reward_model.errors import BadInput
 from reward_model.jsonl import read_jsonl
+from reward_model.labels import Pair, digest, read_rows, split_of
 from reward_model.training.curation.build import build
-from reward_model.training.data import Pair, digest, read_rows, split_of
 from reward_model.training.data_cli import data_app
 
 Row = dict[str, Any]

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from reward_model.formatting import Formatter
+from reward_model.labels import Pair, split_of
+from reward_model.text.formatting import Formatter
 from reward_model.training.curation.check import DataLimits, check, mix
 from reward_model.training.curation.check_report import check_report
 from reward_model.training.curation.reading import PairFile
-from reward_model.training.data import Pair, split_of
 from reward_model.training.data_cli import data_app
 
 Row = dict[str, Any]

@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reward_model.errors import BadInput
+from reward_model.labels import Pair
 from reward_model.training.curation.build_recipe import BuildRecipe
 from reward_model.training.curation.draw import allocate, draw
 from reward_model.training.curation.screen import ScreenedPair, candidate
-from reward_model.training.data import Pair
 
 Row = dict[str, Any]
 MakeRow = Callable[..., Row]

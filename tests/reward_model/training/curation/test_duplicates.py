@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
+from reward_model.labels import Pair
 from reward_model.training.curation.duplicates import clusters, near_duplicates, normalised, similarity, texts
-from reward_model.training.data import Pair
 
 
 def test_normalising_removes_what_nobody_sees() -> None:

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from reward_model.errors import BadInput
+from reward_model.labels import Pair, split_of
 from reward_model.training.curation.build_recipe import BuildRecipe
 from reward_model.training.curation.screen import ScreenedPair, alternate_order, candidate, screen, to_judge_again
-from reward_model.training.data import Pair, split_of
 
 Row = dict[str, Any]
 MakeRow = Callable[..., Row]

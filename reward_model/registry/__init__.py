@@ -1,0 +1,1 @@
+"""Checkpoints by name and version, and the aliases that point at them."""

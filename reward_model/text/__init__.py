@@ -1,0 +1,1 @@
+"""Conversations as token ids: one formatter for training and serving."""

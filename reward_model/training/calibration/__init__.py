@@ -1,0 +1,1 @@
+"""From labelled replies to a calibrator, thresholds and a stopping rule."""

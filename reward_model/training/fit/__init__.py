@@ -1,0 +1,1 @@
+"""From a recipe and rows of tokens to weights."""

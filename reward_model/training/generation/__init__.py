@@ -1,0 +1,1 @@
+"""Candidates and judgments from outside: endpoints that answer, a gateway whose reviews are collected."""

@@ -1,0 +1,1 @@
+"""Attacks on a reward model, and whether they win."""

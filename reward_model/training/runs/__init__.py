@@ -1,0 +1,1 @@
+"""One recipe, one run, one checkpoint folder; an ablation is several."""
