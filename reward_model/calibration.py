@@ -174,6 +174,16 @@ class Calibration(Curve):
         """Probabilities of the event, of the shape of `scores`, by the route's own curve or else the shared one."""
         return self.by_route.get(route or "", self).on(scores)
 
+    def _risk(self, route: str | None) -> dict[str, Any] | None:
+        """The route's accept threshold with its promise, or why there is none."""
+        if self.risk_control is None or route is None:
+            return None
+        promise = {"alpha": self.risk_control.alpha, "delta": self.risk_control.delta}
+        if (found := self.risk_control.by_route.get(route)) is None:
+            return {**promise, "threshold": None, "labels": 0, "why": f"no labelled winner took the route {route}"}
+        missing = {} if found.probability is not None else {"why": found.why, "more": found.more}
+        return {**promise, "threshold": found.probability, "labels": found.labels, **missing}
+
     def public(self, route: str | None = None) -> dict[str, Any]:
         """What an answer says of its probabilities; where the route has a curve of its own, its name and figures."""
         curve = self.by_route.get(route or "", self)
@@ -183,6 +193,8 @@ class Calibration(Curve):
             **self.model_dump(mode="json", include={"event", "date"}),
             "selection": self.selection.model_dump(exclude_none=True),
         }
+        if (risk := self._risk(route)) is not None:
+            shown["risk"] = risk
         return shown if curve is self else shown | {"id": self._named(curve.method, str(route)), "route": route}
 
 

@@ -39,6 +39,7 @@ def _describe(identity: str, folder: Path, events: list[Event]) -> dict[str, Any
         "calibrator": {key: calibration.get(key) for key in ("method", "event", "labels", "ece", "brier")}
         if calibration
         else None,
+        "risk_control": calibration.get("risk_control"),
         "red_team": red_team.get("passed"),
         "published": None
         if publication is None
@@ -126,6 +127,7 @@ def _facts(model: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         *facts,
         ("calibrator", _calibrator(model["calibrator"])),
+        *_risk(model["risk_control"]),
         ("red team", f"{red_team}; published because: {unsafe}" if unsafe else red_team),
     ]
 
@@ -134,3 +136,10 @@ def _calibrator(found: dict[str, Any] | None) -> str:
     if found is None:
         return "none: no probabilities"
     return f"{found['method']} on {found['labels']} labels of `{found['event']}`"
+
+
+def _risk(found: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """The accept thresholds of `accept_threshold = "risk:..."`, or that there are none."""
+    by_route = (found or {}).get("by_route") or {}
+    at = [f"{route} from {known['probability']:.2f}" for route, known in by_route.items() if known.get("probability")]
+    return [(f"risk {found['alpha']:g}", ", ".join(at) or "no threshold")] if found and by_route else []

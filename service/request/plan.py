@@ -188,10 +188,10 @@ def _max_tokens(request: ChatRequest, route: str, settings: RouteSettings) -> in
 def _threshold(request: ChatRequest, route: str, settings: RouteSettings) -> float:
     threshold = request.rerank.accept_threshold
     if threshold is None:
-        return settings.accept_threshold
-    if threshold < settings.accept_threshold:
+        return settings.least_probability
+    if threshold < settings.least_probability:
         raise InvalidRequest(
-            f"rerank.accept_threshold={threshold} is below {settings.accept_threshold}, the route {route}'s own; "
+            f"rerank.accept_threshold={threshold} is below {settings.least_probability}, the route {route}'s own; "
             "a request may only be stricter",
             param="rerank.accept_threshold",
         )

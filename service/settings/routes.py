@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from reward_model.stopping import ExpectedGain, StoppingRule, Waves
 from routing.routes import Route
@@ -18,6 +18,9 @@ _FLAG_NAME = 50
 _HELD = "Thank you for your message. A person will check the answer and reply to you shortly."
 _NO_ANSWER = "I am sorry, I cannot answer this reliably."
 _SORRY = "I am sorry, I cannot answer this reliably. A person will look into it and reply to you."
+
+
+RiskTarget = Annotated[str, StringConstraints(pattern=r"^risk:0?\.\d*[1-9]\d*$")]
 
 
 class RouteSettings(BaseModel):
@@ -79,7 +82,12 @@ class RouteSettings(BaseModel):
         0.002, gt=0, lt=1, description="Minimum expected gain in probability for which another wave is sampled."
     )
     early_accept: bool = Field(False, description="Send the first candidate that is accepted, and cancel the others.")
-    accept_threshold: float = Field(0.6, ge=0, le=1, description="Minimum probability to accept an answer.")
+    accept_threshold: Annotated[float, Field(ge=0, le=1)] | RiskTarget = Field(
+        0.6,
+        description="Minimum probability to accept an answer. `risk:0.05` takes the threshold that the checkpoint's "
+        "calibration found for this route, under which at most 0.05 of the accepted answers are unacceptable; without "
+        "one nothing is accepted.",
+    )
     review_threshold: float = Field(
         0.3, ge=0, le=1, description="Minimum probability to send an answer to review instead of falling back."
     )
@@ -161,13 +169,29 @@ class RouteSettings(BaseModel):
             raise ValueError(f"budget_ms={self.budget_ms} is above max_budget_ms={self.max_budget_ms}")
         if self.budget_ms < self.min_budget_ms:
             raise ValueError(f"budget_ms={self.budget_ms} is below min_budget_ms={self.min_budget_ms}")
-        if self.review_threshold > self.accept_threshold:
+        if self.risk is None and self.review_threshold > self.least_probability:
             raise ValueError("review_threshold is above accept_threshold")
+        if self.risk is not None and self.early_accept:
+            raise ValueError(
+                f"early_accept needs a number as its accept_threshold, not {self.accept_threshold!r}: a calibrator is "
+                "fitted under the number"
+            )
         need_names(self.red_flags)
         if long := [flag.name for flag in self.red_flags if len(flag.name) > _FLAG_NAME]:
             raise ValueError(f"red_flags: the name {long[0]!r} has more than {_FLAG_NAME} characters")
-        self.stopping_rule(self.accept_threshold)
+        self.stopping_rule(self.least_probability)
         return self
+
+    @property
+    def risk(self) -> float | None:
+        """The share of unacceptable answers among accepted ones that the route bears, if it is set as such."""
+        target = self.accept_threshold
+        return float(target.removeprefix("risk:")) if isinstance(target, str) else None
+
+    @property
+    def least_probability(self) -> float:
+        """The least probability that the setting itself asks for: 0 if the checkpoint has the threshold."""
+        return 0.0 if isinstance(self.accept_threshold, str) else self.accept_threshold
 
     @property
     def least_n(self) -> int:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 import reward_model
 from reward_model.calibration import (
+    AcceptThreshold,
     Calibration,
     Curve,
     RiskControl,
@@ -113,6 +114,29 @@ def test_a_route_s_own_curve_is_used_and_named() -> None:
         "ece": 0.01,
         "brier": 0.2,
     }
+
+
+def test_an_answer_shows_the_threshold_of_its_route_or_what_is_missing() -> None:
+    found = {"score": 1.5, "accepted": 80, "unacceptable": 1, "needed": 72}
+    control = RiskControl(
+        alpha=0.05,
+        delta=0.1,
+        by_route={
+            "billing": AcceptThreshold(probability=0.83, labels=105, **found),
+            "fraud": AcceptThreshold(
+                probability=None, score=None, accepted=20, unacceptable=0, labels=20, needed=72, more=52, why="too few"
+            ),
+        },
+    )
+    fitted = of_routes(risk_control=control)
+    assert fitted.public("billing")["risk"] == {"alpha": 0.05, "delta": 0.1, "threshold": 0.83, "labels": 105}
+    assert fitted.public("fraud")["risk"] == {
+        "alpha": 0.05, "delta": 0.1, "threshold": None, "labels": 20, "why": "too few", "more": 52
+    }  # fmt: skip
+    assert fitted.public("loans")["risk"]["threshold"] is None
+    assert "the route loans" in fitted.public("loans")["risk"]["why"]
+    assert "risk" not in fitted.public()
+    assert "risk" not in calibration().public("billing")
 
 
 RULE = "expected_gain(cost=0.05, marks=32)"

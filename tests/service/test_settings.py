@@ -28,6 +28,15 @@ def test_a_file_changes_only_what_it_names(tmp_path: Path) -> None:
     assert settings.routes["default"].strategy == "greedy"
 
 
+@pytest.mark.parametrize(
+    ("text", "risk", "least"),
+    [("0.8", None, 0.8), ('"0.8"', None, 0.8), ('"risk:0.05"', 0.05, 0.0), ('"risk:.1"', 0.1, 0.0)],
+)
+def test_a_threshold_is_a_probability_or_a_risk(tmp_path: Path, text: str, risk: float | None, least: float) -> None:
+    billing = load_settings(write(tmp_path, f"[routes.billing]\naccept_threshold = {text}\n")).routes["billing"]
+    assert (billing.risk, billing.least_probability) == (risk, least)
+
+
 def test_the_command_line_beats_the_environment_beats_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, 'host = "file"\nport = 1\npolicy_model = "file"\n[routes.fraud]\nn = 2\nbudget_ms = 700\n')
     code = (
@@ -50,6 +59,9 @@ def test_the_command_line_beats_the_environment_beats_the_file(tmp_path: Path) -
         ('[routes."My garden"]\nn = 2', "My garden"),
         ('[routes.billing]\npolicy = "other"', "no policy goes by the name 'other'"),
         ("[routes.billing]\nreview_threshold = 0.9", "review_threshold"),
+        ('[routes.billing]\naccept_threshold = "risk:0"', "accept_threshold"),
+        ('[routes.billing]\naccept_threshold = "risk:1.5"', "accept_threshold"),
+        ('[routes.billing]\naccept_threshold = "risk:0.05"\nearly_accept = true', "early_accept needs a number"),
         ('[[router.rules]]\nname = "r"\nroute = "fraud"\npattern = "("', "rule 'r'"),
         ('profile = "wild"', "profile"),
         ("port = ", "winnow.toml"),

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from service.errors import DeadlineMissed, ScorerUnavailable
 from service.request.candidate import Candidate
-from service.request.outcome.decision import SEVERITY, Assessment, Decision, decide
+from service.request.outcome.decision import SEVERITY, Assessment, Decision, accept_threshold, decide
 from service.request.outcome.flags import flag_of
 from service.request.outcome.selection import ranked
 from service.request.plan import Plan
@@ -151,8 +151,8 @@ def _assess(plan: Plan, pool: Pool, candidate: Candidate, stopping_rule: str) ->
         flag=flag_of(plan, candidate),
         disagreement=candidate.disagreement,
         max_disagreement=plan.settings.max_disagreement,
-        accept_threshold=plan.accept_threshold,
-        review_threshold=min(plan.settings.review_threshold, plan.accept_threshold),
+        accept_threshold=accept_threshold(plan.accept_threshold, plan.settings.risk, pool.calibrator),
+        review_threshold=plan.settings.review_threshold,
     )
 
 

@@ -83,6 +83,17 @@ def test_at_80_columns_each_fact_stands_on_one_line(registry: Path) -> None:
     ]
 
 
+def test_the_listing_shows_from_where_a_risk_is_held(registry: Path) -> None:
+    by_route = {"billing": {"probability": 0.831}, "fraud": {"probability": None}}
+    control = {"alpha": 0.05, "delta": 0.05, "by_route": by_route}
+    (registry / "orm/1/calibration.json").write_text(json.dumps(CALIBRATION | {"risk_control": control}))
+    none = {"alpha": 0.1, "delta": 0.05, "by_route": {"fraud": {"probability": None}}}
+    (registry / "orm/2/calibration.json").write_text(json.dumps(CALIBRATION | {"risk_control": none}))
+    shown = [line.split() for line in _run(models_app, "--registry", registry).stdout.splitlines()]
+    assert ["risk", "0.05", "billing", "from", "0.83"] in shown
+    assert ["risk", "0.1", "no", "threshold"] in shown
+
+
 def test_json_has_models_aliases_and_history(registry: Path) -> None:
     listing = json.loads(_run(models_app, "--registry", registry, "--json").stdout)
     models = {model["id"]: model for model in listing["models"]}

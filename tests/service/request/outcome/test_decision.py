@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.request.outcome.decision import Assessment, decide, differs
+from service.request.outcome.decision import Assessment, accept_threshold, decide, differs
 
 FITTED: dict[str, Any] = {"event": "acceptable", "selection": {"n": 8, "stopping_rule": "all_scored"}}
 
@@ -24,6 +24,37 @@ def verdict(
 )
 def test_thresholds_belong_to_the_better_side(probability: float, decision: str) -> None:
     assert verdict(probability)[:2] == (decision, None)
+
+
+@pytest.mark.parametrize(
+    ("control", "asked", "threshold"),
+    [
+        ({"alpha": 0.05, "delta": 0.05, "threshold": 0.83}, 0.0, 0.83),
+        # A smaller risk is held too; a greater one says nothing.
+        ({"alpha": 0.01, "delta": 0.05, "threshold": 0.95}, 0.0, 0.95),
+        ({"alpha": 0.10, "delta": 0.05, "threshold": 0.71}, 0.0, None),
+        # A request may be stricter and not laxer.
+        ({"alpha": 0.05, "delta": 0.05, "threshold": 0.83}, 0.9, 0.9),
+        ({"alpha": 0.05, "delta": 0.05, "threshold": 0.83}, 0.5, 0.83),
+        ({"alpha": 0.05, "delta": 0.05, "threshold": None}, 0.0, None),
+        (None, 0.0, None),
+    ],
+)
+def test_a_risk_takes_the_checkpoints_threshold(control: Any, asked: float, threshold: float | None) -> None:
+    assert accept_threshold(asked, 0.05, FITTED | {"risk": control}) == threshold
+    assert accept_threshold(0.6, None, FITTED | {"risk": control}) == 0.6
+
+
+def test_without_a_threshold_for_the_risk_nothing_is_accepted() -> None:
+    live = {"n": (8, None), "stopping_rule": ("all_scored", None)}
+    assert decide(1.0, FITTED, live, accept_threshold=None, review_threshold=0.3) == ("review", None, "no_threshold")
+    assert decide(0.2, FITTED, live, accept_threshold=None, review_threshold=0.3) == ("fallback", None, None)
+
+
+def test_a_threshold_below_that_of_review_is_both() -> None:
+    live = {"n": (8, None), "stopping_rule": ("all_scored", None)}
+    assert decide(0.2, FITTED, live, accept_threshold=0.2, review_threshold=0.3).decision == "accept"
+    assert decide(0.19, FITTED, live, accept_threshold=0.2, review_threshold=0.3).decision == "fallback"
 
 
 def test_without_a_calibrator_or_a_probability_a_person_decides() -> None:

@@ -54,6 +54,25 @@ def test_each_choice_is_decided_and_the_answer_is_as_good_as_the_worst() -> None
     assert (sending.decision, sending.promised) == ("fallback", False)
 
 
+def test_a_route_that_bears_a_risk_accepts_from_the_checkpoints_threshold_on() -> None:
+    plan = plan_of(route={"accept_threshold": "risk:0.05"})
+    for threshold, expected in (
+        (0.8, ("accept", None)),
+        (0.9, ("review", "probability")),
+        (None, ("review", "no_threshold")),
+    ):
+        pool = pool_of(reply(0, 2.0, 0.85), reply(1, 1.0, 0.05))
+        assert pool.calibrator is not None
+        pool.calibrator["risk"] = {"alpha": 0.05, "delta": 0.05, "threshold": threshold}
+        outcome = conclude(plan, pool)
+        assert (outcome.decision, outcome.reason) == expected
+    strict = plan_of(route={"accept_threshold": "risk:0.05"}, rerank={"accept_threshold": 0.9})
+    pool = pool_of(reply(0, 2.0, 0.85), reply(1, 1.0, 0.05))
+    assert pool.calibrator is not None
+    pool.calibrator["risk"] = {"alpha": 0.05, "delta": 0.05, "threshold": 0.8}
+    assert conclude(strict, pool).reason == "probability"
+
+
 def test_a_flagged_second_choice_is_held() -> None:
     pool = pool_of(reply(0, 2.0, 0.9), reply(1, 1.0, 0.9, "Send a wire transfer."))
     outcome = conclude(plan_of(n=2, route={"red_flags": (WIRE,)}), pool)
