@@ -52,10 +52,22 @@ def _parse(path: str, number: int, line: str) -> dict[str, Any]:
     return value
 
 
+def json_line(row: Any) -> bytes:
+    """One row as a line; a lone surrogate, which UTF-8 cannot hold, stays the escape that it was."""
+    return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """One object a line, in one step; a name that ends in .gz is compressed, the same rows giving the same bytes."""
+    """One object a line, in one step; its folder is made.
+
+    A name that ends in .gz is compressed; the same rows give the same bytes, whatever the time and the name.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     scratch = path.with_name(f".{path.name}.writing")
-    scratch.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+    with scratch.open("wb") as stream:
+        if path.suffix == ".gz":
+            with gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0) as compressed:
+                compressed.writelines(map(json_line, rows))
+        else:
+            stream.writelines(map(json_line, rows))
     scratch.replace(path)

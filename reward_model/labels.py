@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reward_model.errors import BadInput
+from reward_model.faults import first_fault
 from reward_model.jsonl import read_jsonl
 from reward_model.text.formatting import Completion, Message
 from reward_model.vocabulary import Dimension
@@ -164,9 +165,8 @@ def parse_row(raw: dict[str, Any], schema: type[Row], where: str) -> Row:
     try:
         return schema.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(step) for step in first["loc"])
-        raise BadInput(f"{where}: {field}: {first['msg']}", param=field) from error
+        fault = first_fault(error)
+        raise BadInput(f"{where}: {fault}", param=fault.field) from error
 
 
 def split_of(group: str, fractions: tuple[float, float] = (0.1, 0.1)) -> Split:

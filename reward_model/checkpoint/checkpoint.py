@@ -19,10 +19,10 @@ from torch import nn
 
 from reward_model.calibration import load_calibration
 from reward_model.checkpoint.loaded_model import EnsembleModel, LoadedModel
-from reward_model.checkpoint.manifest import Base, Manifest, read_manifest, seal, verify_files
+from reward_model.checkpoint.manifest import Base, Manifest, read_manifest, seal
+from reward_model.digests import sha256_of, verify_digests
 from reward_model.errors import CheckpointError, IntegrityError
 from reward_model.model import base_model
-from reward_model.model.base_model import sha256_of
 from reward_model.model.reward_model import RewardModel, load_backbone
 from reward_model.text.formatting import Formatter, FormattingRule
 from reward_model.text.pair_formatting import PairFormatter
@@ -40,7 +40,7 @@ def load_checkpoint(
     Raises CheckpointError when it is not one, IntegrityError when a file or its base is not what it was.
     """
     manifest = read_manifest(folder)
-    verify_files(folder, manifest)
+    verify_digests(folder, manifest.files)
     base = base_folder(manifest.base)
     formatter = load_formatter(base, manifest.formatting)
     _verify_formatter(folder, manifest, formatter, base)

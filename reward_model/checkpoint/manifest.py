@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reward_model.calibration import FILE as CALIBRATION_FILE
-from reward_model.errors import CheckpointError, IntegrityError
-from reward_model.model.base_model import sha256_of
+from reward_model.digests import sha256_of
+from reward_model.errors import CheckpointError
 from reward_model.model.reward_model import Pooling
 from reward_model.text.formatting import FormattingRule
 
@@ -100,19 +100,6 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError(f"{folder} is not a checkpoint: it has no {MANIFEST}") from error
     except ValidationError as error:
         raise CheckpointError(f"{path} cannot be read by this version: {error}") from error
-
-
-def verify_files(folder: Path, manifest: Manifest) -> None:
-    """IntegrityError when a listed file is missing or changed, or a weight file is not listed."""
-    for name, digest in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            raise IntegrityError(f"{folder}: {name} is missing")
-        if (found := sha256_of(path)) != digest:
-            raise IntegrityError(f"{folder}: {name} has SHA-256 {found}, the manifest says {digest}")
-    for path in folder.rglob("*.safetensors"):
-        if (name := path.relative_to(folder).as_posix()) not in manifest.files:
-            raise IntegrityError(f"{folder}: {name} is not listed in the manifest")
 
 
 def seal(folder: Path, manifest: Manifest) -> Manifest:

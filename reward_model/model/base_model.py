@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from reward_model.digests import sha256_of
 from reward_model.errors import CheckpointError, IntegrityError, PreparationError
 
 NAME = "smollm2-135m-instruct"
@@ -33,12 +34,6 @@ def cache_folder() -> Path:
     if chosen := os.environ.get("WINNOW_CACHE_DIR"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "winnow"
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file's content."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def weight_files(folder: Path) -> list[Path]:

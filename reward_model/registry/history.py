@@ -22,8 +22,9 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from reward_model.digests import verify_digests
 from reward_model.errors import BadInput, CheckpointError, IntegrityError, UnknownModel
-from reward_model.registry.placing import place_folder, place_text, scratch, verify_digests
+from reward_model.registry.placing import place_folder, place_text, scratch
 from reward_model.registry.registry import ALIASES, checkpoints, read_aliases
 
 HISTORY = ".history"

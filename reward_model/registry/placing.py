@@ -7,7 +7,6 @@ disk as on a network mount, whether or not locks work there.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -16,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from reward_model.errors import IntegrityError
+from reward_model.digests import sha256_of
 
 INCOMING = ".incoming"
 # A killed writer's folder goes when nothing was written in it for so long (seconds).
@@ -95,25 +94,7 @@ def visible_files(folder: Path) -> list[Path]:
 
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every visible file, by its name within the folder."""
-    return {path.relative_to(folder).as_posix(): _sha256(path) for path in visible_files(folder)}
-
-
-def verify_digests(folder: Path, files: dict[str, str]) -> None:
-    """IntegrityError when a listed file is missing or changed, or a weight file is not listed."""
-    for name, digest in files.items():
-        path = folder / name
-        if not path.is_file():
-            raise IntegrityError(f"{folder}: {name} is missing")
-        if (found := _sha256(path)) != digest:
-            raise IntegrityError(f"{folder}: {name} has SHA-256 {found}, {digest} was recorded")
-    for path in folder.rglob("*.safetensors"):
-        if (name := path.relative_to(folder).as_posix()) not in files:
-            raise IntegrityError(f"{folder}: {name} is not listed")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in visible_files(folder)}
 
 
 def _flush(path: Path) -> None:

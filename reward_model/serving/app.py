@@ -28,6 +28,7 @@ from reward_model.errors import (
     Unauthorized,
     UnknownModel,
 )
+from reward_model.faults import first_fault
 from reward_model.serving import adapters
 from reward_model.serving.engine import Engine
 from reward_model.serving.metrics import ScorerMetrics
@@ -220,9 +221,8 @@ async def _read(request: Request, schema: type[S]) -> tuple[ScorerState, S]:
     except orjson.JSONDecodeError as error:
         raise BadInput(f"the body is not JSON in UTF-8: {error}") from error
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(step) for step in first["loc"])
-        raise BadInput(f"{where or 'the body'}: {first['msg']}", where or None) from error
+        fault = first_fault(error)
+        raise BadInput(f"{fault.field or 'the body'}: {fault.message}", fault.field or None) from error
 
 
 def _authorise(request: Request, key: str | None) -> None:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from reward_model.errors import BadInput
+from reward_model.faults import first_fault
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -62,6 +63,11 @@ class Completion(BaseModel):
 
     content: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to send: no text and no tool call."""
+        return not (self.content or "").strip() and not self.tool_calls
 
     def text(self) -> str:
         """What the model reads: the text, then the tool calls in canonical form."""
@@ -142,9 +148,7 @@ def parse_messages(raw: Any) -> list[Message]:
     try:
         messages = TypeAdapter(list[Message]).validate_python(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(step) for step in first["loc"])
-        raise BadInput(f"prompt.{where}: {first['msg']}", param="prompt") from error
+        raise BadInput(f"prompt.{first_fault(error)}", param="prompt") from error
     if not messages:
         raise BadInput("the prompt has no messages", param="prompt")
     return messages

@@ -124,6 +124,7 @@ def report(
 def _labels(file: Path) -> Any:
     from pydantic import ValidationError
 
+    from reward_model.faults import first_fault
     from service.audits.judging import AuditLabel
     from service.errors import SetupError
 
@@ -147,8 +148,7 @@ def _labels(file: Path) -> Any:
         except KeyError as error:
             raise SetupError(f"{where}: `item` is missing") from error
         except ValidationError as error:
-            first = error.errors()[0]
-            raise SetupError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+            raise SetupError(f"{where}: {first_fault(error)}") from error
 
 
 async def _named(engine: AsyncEngine, audit: str) -> str:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, get_args
 from filelock import FileLock
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from reward_model.faults import first_fault
 from service.errors import SetupError
 from service.identity import EVERY_TENANT, Identity, Role
 
@@ -75,9 +76,7 @@ def read_keys(path: Path) -> list[StoredKey]:
             f"the keys file {path} does not exist; make a key with: winnow key make TENANT --keys {path}"
         ) from error
     except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        where = ".".join(str(step) for step in first["loc"])
-        raise SetupError(f"{path} is not a keys file: {where}{': ' if where else ''}{first['msg']}") from error
+        raise SetupError(f"{path} is not a keys file: {first_fault(error)}") from error
     except OSError as error:
         raise SetupError(f"the keys file {path} cannot be read: {error.strerror}") from error
 

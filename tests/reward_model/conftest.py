@@ -13,7 +13,7 @@ import torch
 
 from reward_model.checkpoint.checkpoint import load_formatter, save_checkpoint, tokenizer_sha256
 from reward_model.checkpoint.manifest import Base, Manifest
-from reward_model.model.base_model import sha256_of
+from reward_model.digests import sha256_of
 from reward_model.model.reward_model import RewardModel, load_backbone, lora_targets
 from reward_model.text.formatting import Formatter, FormattingRule
 

@@ -1,8 +1,7 @@
-"""`winnow calibrate` and `winnow calibrate-sim`."""
+"""`winnow calibrate`."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,12 +10,12 @@ from pydantic import ValidationError
 
 from reward_model.console import clear_errors
 from reward_model.errors import BadInput
+from reward_model.faults import first_fault
 
 if TYPE_CHECKING:
     from reward_model.stopping import StoppingRule
 
 calibrate_app = typer.Typer(add_completion=False)
-simulate_app = typer.Typer(add_completion=False)
 
 
 @calibrate_app.command()
@@ -94,7 +93,7 @@ def _rules(
         first = {kind: parts[0] for kind, parts in kinds.items() if parts}
         return [*rules, StoppingRule(**first)] if len(first) > 1 else rules
     except ValidationError as error:
-        raise BadInput(f"that is no stopping rule: {error.errors()[0]['msg']}") from error
+        raise BadInput(f"that is no stopping rule: {first_fault(error).message}") from error
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:
@@ -103,21 +102,3 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
     if not all(part.strip().isdigit() for part in parts):
         raise BadInput(f"{option} {text!r} is not a list of numbers such as 32,48,64,96")
     return tuple(sorted({int(part) for part in parts}))
-
-
-@simulate_app.command()
-def simulate(
-    seeds: Annotated[int, typer.Option(min=2, help="Simulated worlds of each case.")] = 100,
-    prompts: Annotated[int, typer.Option(min=100, help="Labelled prompts of a world.")] = 2000,
-    n: Annotated[int, typer.Option(min=1, help="Candidates of a prompt.")] = 8,
-    wanted: Annotated[float, typer.Option(min=0.5, max=0.99, help="Share of acceptable answers wanted.")] = 0.8,
-    table: Annotated[bool, typer.Option(help="Print a Markdown table instead of JSON.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a report with plots there.")] = None,
-) -> None:
-    """Show when a threshold from all candidates is wrong for the winners that are served, and when it is not."""
-    from reward_model.training.calibration import winner_simulation as simulation
-
-    outcomes = [o for case in simulation.CASES for o in simulation.simulate(case, seeds, prompts, n, wanted)]
-    if html is not None:
-        simulation.simulation_report(outcomes).write(html)
-    print(simulation.markdown(outcomes) if table else "\n".join(json.dumps(o._asdict()) for o in outcomes))

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from reward_model.calibration import Selection, instructions_digest, route_of
 from reward_model.errors import BadInput
-from reward_model.labels import LabelledReply
+from reward_model.labels import LabelledReply, as_completion
+from reward_model.selection import Contender, ranking
 from reward_model.stopping import ALL_SCORED
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Population = Literal["candidates", "winners"]
-_SAME = 1e-6
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ def labelled(replies: Sequence[LabelledReply], scores: Floats, stopped: Mask | N
 def winners(scores: Floats, replies: Sequence[LabelledReply], stopped: Mask | None = None) -> Mask:
     """Each prompt's reply that serving would select, where the labels tell which it is.
 
-    Where all n candidates were judged: a reply that was cut off loses to one that ended; then the highest score, ties
-    within 1e-6 to the fewer tokens. Where only some were: the one whose rank says that it had won, and one judged
-    alone without a rank; the best of a few is not the best of n. Where a stopping rule has `stopped` candidates, the
-    others are selected from, and only prompts whose candidates were all judged have a winner.
+    Where all n candidates were judged: the first by `selection.ranking`. Where only some were: the one whose rank says
+    that it had won, and one judged alone without a rank; the best of a few is not the best of n. Where a stopping rule
+    has `stopped` candidates, the others are selected from, and only prompts whose candidates were all judged have a
+    winner.
     """
     chosen = np.zeros(len(replies), dtype=bool)
     for members in by_prompt(replies):
@@ -92,10 +92,16 @@ def all_judged(members: Sequence[LabelledReply]) -> bool:
 
 
 def _selected(scores: Floats, replies: Sequence[LabelledReply], members: list[int]) -> int:
-    ended = [i for i in members if replies[i].finish_reason != "length"] or members
-    best = max(scores[i] for i in ended)
-    tied = [i for i in ended if scores[i] >= best - _SAME]
-    return min(tied, key=lambda i: replies[i].completion_tokens or 0)
+    contenders = [
+        Contender(
+            score=float(scores[i]),
+            tokens=replies[i].completion_tokens or 0,
+            empty=as_completion(replies[i].completion).empty,
+            cut=replies[i].finish_reason == "length",
+        )
+        for i in members
+    ]
+    return members[next(ranking(contenders))]
 
 
 def _recorded(replies: Sequence[LabelledReply], members: list[int]) -> int | None:

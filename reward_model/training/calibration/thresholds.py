@@ -22,10 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from reward_model.calibration import AcceptThreshold, Curve, RiskControl
 from reward_model.errors import BadInput
+from reward_model.selection import TIE
 from reward_model.training.calibration.labelled import Floats, Labelled
-
-# Scores closer than this are equal, as in selection.
-_SAME = 1e-6
 
 
 class Threshold(NamedTuple):
@@ -145,7 +143,7 @@ def as_probability(curve: Curve, least: float, grid: Floats) -> float | None:
     next step up is taken instead.
     """
     steps = curve.on(grid[grid >= least])
-    above = steps[steps > curve.on([least - _SAME])[0]]
+    above = steps[steps > curve.on([least - TIE])[0]]
     return float(above.min()) if len(above) else None
 
 

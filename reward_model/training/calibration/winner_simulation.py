@@ -15,10 +15,13 @@ that are labelled, the lowest among labelled winners, and the one that Learn-the
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
 from reward_model.estimates import wilson
@@ -29,6 +32,8 @@ Case = Literal["independent", "shared"]
 Rule = Literal["all candidates", "winners", "winners, tested"]
 Floats = NDArray[np.float64]
 Labels = NDArray[np.bool_]
+
+app = typer.Typer(add_completion=False)
 
 CASES: tuple[Case, ...] = ("independent", "shared")
 WANTED, DELTA = 0.8, 0.05
@@ -190,3 +195,23 @@ def simulation_report(outcomes: Sequence[SimulatedWeek]) -> Report:
 def _with_interval(value: float, interval: tuple[float, float] | None, digits: int) -> str:
     shown = f"{value:.{digits}f}"
     return shown if interval is None else f"{shown} ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
+
+
+@app.command()
+def main(
+    seeds: Annotated[int, typer.Option(min=2, help="Simulated worlds of each case.")] = 100,
+    prompts: Annotated[int, typer.Option(min=100, help="Labelled prompts of a world.")] = 2000,
+    n: Annotated[int, typer.Option(min=1, help="Candidates of a prompt.")] = 8,
+    wanted: Annotated[float, typer.Option(min=0.5, max=0.99, help="Share of acceptable answers wanted.")] = 0.8,
+    table: Annotated[bool, typer.Option(help="Print a Markdown table instead of JSON.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a report with plots there.")] = None,
+) -> None:
+    """Show when a threshold from all candidates is wrong for the winners that are served, and when it is not."""
+    outcomes = [o for case in CASES for o in simulate(case, seeds, prompts, n, wanted)]
+    if html is not None:
+        simulation_report(outcomes).write(html)
+    print(markdown(outcomes) if table else "\n".join(json.dumps(o._asdict()) for o in outcomes))
+
+
+if __name__ == "__main__":
+    app()

@@ -9,14 +9,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from reward_model.digests import sha256_of
 from reward_model.errors import BadInput
-from reward_model.jsonl import read_jsonl
+from reward_model.jsonl import read_jsonl, write_jsonl
 from reward_model.labels import Pair, Split, digest, parse_row
-from reward_model.model.base_model import sha256_of
 from reward_model.training.curation.build_recipe import BuildRecipe, load_build_recipe, source_file
 from reward_model.training.curation.draw import draw
 from reward_model.training.curation.screen import ScreenedPair, alternate_order, candidate, screen, to_judge_again
-from reward_model.training.curation.writing import write_rows
 
 MANIFEST = "manifest.json"
 PAIRS = "pairs.jsonl.gz"
@@ -67,7 +66,7 @@ def _write(made: Path, candidates: Sequence[ScreenedPair], recipe: BuildRecipe) 
     for split in get_args(Split):
         path = made / split / PAIRS
         members = [one for one in candidates if one.dropped is None and one.split == split]
-        write_rows(path, (one.row for one in members))
+        write_jsonl(path, (one.row for one in members))
         outputs[split] = {
             "file": f"{split}/{PAIRS}",
             "sha256": sha256_of(path),
@@ -81,7 +80,7 @@ def _write(made: Path, candidates: Sequence[ScreenedPair], recipe: BuildRecipe) 
     if recipe.winner_always_first == "swap":
         extra[TO_JUDGE] = to_judge_again(candidates)
     for name, rows in extra.items():
-        write_rows(made / name, rows)
+        write_jsonl(made / name, rows)
         outputs[name.split(".")[0]] = {"file": name, "sha256": sha256_of(made / name), "pairs": len(rows)}
     return outputs
 

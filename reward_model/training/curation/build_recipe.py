@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reward_model.errors import BadInput
+from reward_model.faults import first_fault
 from reward_model.labels import Label
 
 
@@ -111,9 +112,7 @@ def load_build_recipe(path: Path) -> BuildRecipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: not TOML: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise BadInput(f"{path}: {where + ': ' if where else ''}{first['msg']}") from error
+        raise BadInput(f"{path}: {first_fault(error)}") from error
 
 
 def source_file(name: str, source: PairSource, recipe: Path, data: Path | None) -> Path:

@@ -7,11 +7,11 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Any
 
 from pydantic import ValidationError
 
 from reward_model.errors import BadInput
+from reward_model.faults import fault_of
 from reward_model.jsonl import open_text
 from reward_model.labels import Pair, as_completion
 
@@ -60,7 +60,7 @@ def _read_line(read: PairFile, number: int, line: str) -> None:
         # Some contents, images say, are well-formed and yet no text.
         _read_texts(pair)
     except ValidationError as error:
-        read.errors += [SchemaError(read.path, number, *_fault(fault)) for fault in error.errors()]
+        read.errors += [SchemaError(read.path, number, *fault_of(problem)) for problem in error.errors()]
     except BadInput as error:
         read.errors.append(SchemaError(read.path, number, error.param or "", str(error)))
     except (ValueError, RecursionError) as error:
@@ -68,10 +68,6 @@ def _read_line(read: PairFile, number: int, line: str) -> None:
     else:
         read.pairs.append(pair)
         read.lines.append(number)
-
-
-def _fault(error: Any) -> tuple[str, str]:
-    return ".".join(map(str, error["loc"])), error["msg"]
 
 
 def _read_texts(pair: Pair) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from pathlib import Path
 from typing import Any, get_args
 
+from reward_model.digests import sha256_of
 from reward_model.errors import BadInput
-from reward_model.jsonl import read_jsonl
+from reward_model.jsonl import read_jsonl, write_jsonl
 from reward_model.labels import Pair, Split, digest, parse_row, split_of
-from reward_model.model.base_model import sha256_of
 
 MANIFEST = "splits.json"
 
@@ -40,9 +39,7 @@ def _split_file(source: Path, out: Path) -> dict[str, Any]:
     report: dict[str, Any] = {"sha256": sha256_of(source)}
     for name, members in rows.items():
         path = out / name / f"{source.name.split('.jsonl')[0]}.jsonl.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with gzip.open(path, "wt", encoding="utf-8") as stream:
-            stream.writelines(json.dumps(raw, ensure_ascii=False) + "\n" for _, raw in members)
+        write_jsonl(path, (raw for _, raw in members))
         pairs = [pair for pair, _ in members]
         report[name] = {
             "pairs": len(pairs),

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reward_model.errors import BadInput
+from reward_model.faults import first_fault
 from reward_model.model.reward_model import Pooling
 from reward_model.text.formatting import FormattingRule
 from reward_model.training.fit.losses import LossRecipe
@@ -108,12 +109,6 @@ def load_recipe(path: Path) -> Recipe:
         raise BadInput(f"{path}: not TOML: {error}") from error
     except ValidationError as error:
         raise BadInput(f"{path}: {first_fault(error)}") from error
-
-
-def first_fault(error: ValidationError) -> str:
-    """The first field at fault and what is wrong with it."""
-    first = error.errors()[0]
-    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, "))))
 
 
 def resolved(recipe: Recipe, folder: Path) -> Recipe:

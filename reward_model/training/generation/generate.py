@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from reward_model.errors import BadInput, RewardModelError
+from reward_model.jsonl import json_line, write_jsonl
 from reward_model.labels import Origin, Pair
 from reward_model.text.formatting import Completion
-from reward_model.training.curation.writing import json_line, write_rows
 from reward_model.training.generation.endpoints import Endpoint, Refused, Sample, SamplingParameters, sample, with_model
 from reward_model.training.generation.prompts import PromptRow
 
@@ -234,7 +234,7 @@ def _publish(prompts: Sequence[PromptRow], finished: dict[str, dict[str, Any]], 
     if refusals and not pairs:
         raise RewardModelError(f"no pair could be made: {refusals[0]}")
     scratch = out.with_name(f".writing-{out.name}")
-    write_rows(scratch, pairs)
+    write_jsonl(scratch, pairs)
     scratch.replace(out)
     Path(f"{out}.part").unlink()
     skipped = sum((Counter(line["skipped"]) for line in lines), Counter[str]())

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from reward_model.errors import BadInput
+from reward_model.faults import first_fault
 from reward_model.jsonl import read_jsonl
 from reward_model.labels import Label, Origin, as_completion
 from reward_model.text.formatting import Completion, Message
@@ -70,6 +71,5 @@ def _row(raw: dict[str, Any], origin: str | None, label: str | None, where: str)
     try:
         return PromptRow.model_validate({"reference_origin": wrote or origin, "reference_label": label, **own})
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise BadInput(f"{where}: {field}: {first['msg']}", field) from error
+        fault = first_fault(error)
+        raise BadInput(f"{where}: {fault}", fault.field) from error

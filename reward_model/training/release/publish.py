@@ -15,7 +15,8 @@ from typing import Any
 from reward_model.calibration import FILE as CALIBRATION
 from reward_model.calibration import load_calibration
 from reward_model.checkpoint.checkpoint import load_checkpoint
-from reward_model.checkpoint.manifest import MANIFEST, read_manifest, verify_files
+from reward_model.checkpoint.manifest import MANIFEST, read_manifest
+from reward_model.digests import verify_digests
 from reward_model.errors import BadInput, CheckpointError
 from reward_model.labels import Pair
 from reward_model.registry.history import Event, check_alias, history, operator, published_files, record
@@ -195,7 +196,7 @@ def read_red_team(folder: Path) -> dict[str, Any]:
 def _hold_same(source: Path, target: Path) -> None:
     """The checkpoint that has the id already must be this one, and whole."""
     manifest = read_manifest(target)
-    verify_files(target, manifest)
+    verify_digests(target, manifest.files)
     load_calibration(target, manifest.id)
     if any(_bytes(source / name) != _bytes(target / name) for name in (MANIFEST, CALIBRATION)):
         raise CheckpointError(

@@ -20,11 +20,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from reward_model.checkpoint.loaded_model import LoadedModel
 from reward_model.errors import BadInput
+from reward_model.faults import first_fault
 from reward_model.labels import as_completion
 from reward_model.training.evaluation.metrics import pair_figures
 from reward_model.training.fit.build import Trainee, build, formatter_of
 from reward_model.training.fit.mixture import Sources, cap, choose, read_sources
-from reward_model.training.fit.recipe import Recipe, first_fault, resolved
+from reward_model.training.fit.recipe import Recipe, resolved
 from reward_model.training.fit.trainer import fit, rows_of, score_rows
 from reward_model.training.fit.truncation import distinct_sources
 

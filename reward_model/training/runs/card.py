@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from reward_model.checkpoint.manifest import Manifest
+from reward_model.model.reward_model import Pooling
 
 # Name and licence of what a recipe may name. A source that is not listed here is shown by its name alone.
 SOURCES = {
@@ -22,6 +23,10 @@ SOURCES = {
     "authored": "replies of the bundled policy, judged by this project (Apache-2.0)",
 }
 
+_POOLED: dict[Pooling, str] = {
+    "last_completion_token": "the state of the reply's last token",
+    "mean_completion_tokens": "the mean of the states of the reply's tokens",
+}
 _COLUMNS = (
     *("source", "pairs in this run", "test pairs", "accuracy", "95 % interval"),
     *("longer wins", "reply only", "bag of words", "next step", "replies"),
@@ -37,8 +42,8 @@ def model_card(manifest: Manifest) -> str:
     return f"""# {manifest.id}
 
 An outcome reward model: one real number for a prompt and a complete reply. The first {manifest.layers}
-layers of {manifest.base.name} (Apache-2.0) with a LoRA adapter, and a linear head on the reply's last
-token, trained with the Bradley-Terry loss. Scores are unbounded and comparable within one prompt only. A
+layers of {manifest.base.name} (Apache-2.0), {_tuning(manifest)}, and a linear head on {_POOLED[manifest.pooling]},
+trained with the {manifest.recipe["loss"]["kind"]} loss. Scores are unbounded and comparable within one prompt only. A
 probability comes from `calibration.json`, which says of which event, on how many labels, and under which
 selection policy.
 
@@ -61,7 +66,7 @@ Intervals are clustered by dialogue.
 
 The backbone is small and knows little: it judges the form and the next step of a service reply better than
 facts. Outside the sources above, expect it to be near its baselines. English carries nearly all the weight.
-It has not been tested against adversarial replies.
+Which adversarial replies were tried, and how often they won, is in `redteam.json`; without that file none were.
 
 ## Sources and licences
 
@@ -69,6 +74,11 @@ It has not been tested against adversarial replies.
 
 None of their text is in this folder.
 """
+
+
+def _tuning(manifest: Manifest) -> str:
+    model = manifest.recipe["model"]
+    return f"with a LoRA adapter of rank {model['lora_rank']}" if model["tuning"] == "lora" else "tuned in full"
 
 
 def _all_sources(manifest: Manifest) -> list[str]:

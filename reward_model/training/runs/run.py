@@ -26,12 +26,11 @@ from reward_model.checkpoint.manifest import (
     Manifest,
     ScoreHistogram,
     read_manifest,
-    verify_files,
 )
+from reward_model.digests import sha256_of, verify_digests
 from reward_model.errors import BadInput, CheckpointError
 from reward_model.labels import Pair, digest
 from reward_model.model import base_model
-from reward_model.model.base_model import sha256_of
 from reward_model.model.reward_model import layers_of
 from reward_model.training.evaluation.baselines import baselines
 from reward_model.training.evaluation.evaluate import score_pairs
@@ -188,7 +187,7 @@ def read_parent(recipe: Recipe) -> dict[str, Any] | None:
     if folder is None:
         return None
     parent = read_manifest(folder)
-    verify_files(folder, parent)
+    verify_digests(folder, parent.files)
     ours = {**recipe.model.model_dump(mode="json"), "start_from": None}
     # Through the schema, so that an older recipe is read with the defaults of what it did not know yet.
     theirs = {**ModelRecipe.model_validate(parent.recipe["model"]).model_dump(mode="json"), "start_from": None}

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from reward_model.checkpoint.checkpoint import load_checkpoint, save_checkpoint
-from reward_model.checkpoint.manifest import Manifest, read_manifest, verify_files
+from reward_model.checkpoint.manifest import Manifest, read_manifest
+from reward_model.digests import verify_digests
 from reward_model.errors import CheckpointError, IntegrityError
 from reward_model.model.reward_model import RewardModel
 
@@ -68,11 +69,11 @@ def test_a_missing_or_added_weight_file_is_found(checkpoint: Path) -> None:
     manifest = read_manifest(checkpoint)
     (checkpoint / "more.safetensors").write_bytes(b"x")
     with pytest.raises(IntegrityError, match=r"more\.safetensors is not listed"):
-        verify_files(checkpoint, manifest)
+        verify_digests(checkpoint, manifest.files)
     (checkpoint / "more.safetensors").unlink()
     (checkpoint / "head.safetensors").unlink()
     with pytest.raises(IntegrityError, match="is missing"):
-        verify_files(checkpoint, manifest)
+        verify_digests(checkpoint, manifest.files)
 
 
 def _rewrite(folder: Path, **changes: object) -> None:
@@ -96,7 +97,7 @@ def test_another_base_template_or_tokenizer_is_refused(checkpoint: Path, manifes
 
 
 def _list_file(folder: Path, path: Path) -> None:
-    from reward_model.model.base_model import sha256_of
+    from reward_model.digests import sha256_of
 
     files = json.loads((folder / "manifest.json").read_text())["files"]
     _rewrite(folder, files={**files, path.relative_to(folder).as_posix(): sha256_of(path)})

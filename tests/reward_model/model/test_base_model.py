@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from reward_model.digests import sha256_of
 from reward_model.errors import IntegrityError
-from reward_model.model.base_model import cache_folder, sha256_of, verify, weights_sha256
+from reward_model.model.base_model import cache_folder, verify, weights_sha256
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

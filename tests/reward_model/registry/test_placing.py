@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from reward_model.digests import verify_digests
 from reward_model.errors import IntegrityError
 from reward_model.registry.placing import (
     INCOMING,
@@ -16,7 +17,6 @@ from reward_model.registry.placing import (
     place_folder,
     place_text,
     scratch,
-    verify_digests,
 )
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from reward_model.training.calibration.cli import simulate_app
 from reward_model.training.calibration.winner_simulation import (
     SimulatedWeek,
     World,
+    app,
     draw,
     markdown,
     simulate,
@@ -93,10 +93,10 @@ def test_the_table_shows_every_rule_of_every_case(outcomes: dict[tuple[str, str]
 
 def test_the_command_prints_json_or_a_table_and_writes_a_page(tmp_path: Path) -> None:
     page, quick = tmp_path / "simulation.html", ["--seeds", "2", "--prompts", "200", "--n", "2"]
-    done = CliRunner().invoke(simulate_app, [*quick, "--html", str(page)])
+    done = CliRunner().invoke(app, [*quick, "--html", str(page)])
     assert done.exit_code == 0, done.output
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(row["case"], row["n"]) for row in rows] == [("independent", 2)] * 3 + [("shared", 2)] * 3
     assert "<img" in page.read_text()
-    done = CliRunner().invoke(simulate_app, [*quick, "--table"])
+    done = CliRunner().invoke(app, [*quick, "--table"])
     assert done.stdout.startswith("| case | threshold from |")

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from reward_model.checkpoint.checkpoint import load_checkpoint
+from reward_model.digests import sha256_of
 from reward_model.errors import BadInput, IntegrityError, UnknownModel
 from reward_model.labels import Pair, split_of
-from reward_model.model.base_model import sha256_of
 from reward_model.registry.history import history, rollback
 from reward_model.registry.registry import read_aliases
 from reward_model.training.evaluation.evaluate import score_pairs

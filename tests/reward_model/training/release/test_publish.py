@@ -15,10 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from reward_model.checkpoint.manifest import read_manifest, verify_files
+from reward_model.checkpoint.manifest import read_manifest
+from reward_model.digests import sha256_of, verify_digests
 from reward_model.errors import BadInput, CheckpointError, IntegrityError
 from reward_model.labels import Pair
-from reward_model.model.base_model import sha256_of
 from reward_model.registry.history import history, record, rollback
 from reward_model.registry.placing import INCOMING
 from reward_model.registry.registry import checkpoints, read_aliases, resolve
@@ -44,7 +44,7 @@ def _whole(registry: Path) -> None:
         if registry in folder.parents:
             manifest = read_manifest(folder)
             assert manifest.id == identity
-            verify_files(folder, manifest)
+            verify_digests(folder, manifest.files)
             assert (folder / "calibration.json").is_file()
             assert (folder / "redteam.json").is_file()
     for alias in read_aliases(registry):

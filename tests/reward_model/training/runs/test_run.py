@@ -15,9 +15,9 @@ import torch
 
 from reward_model.checkpoint.checkpoint import load_checkpoint
 from reward_model.checkpoint.manifest import Manifest
+from reward_model.digests import sha256_of
 from reward_model.errors import BadInput, IntegrityError, RewardModelError
 from reward_model.labels import Pair
-from reward_model.model.base_model import sha256_of
 from reward_model.training.evaluation.evaluate import evaluate
 from reward_model.training.fit.recipe import Recipe
 from reward_model.training.runs.run import train
