@@ -34,6 +34,8 @@ class Admission:
         self._rates = rates
         self._metrics = metrics.admission
         self._held: Counter[str] = Counter()
+        # Read when somebody looks, not written at every change.
+        metrics.admission.inflight.set_function(lambda: self.inflight)
 
     async def admit(self, identity: Identity) -> dict[str, str]:
         """Count one request; returns the x-ratelimit headers for its response. Raises RateLimited, with the same."""
@@ -117,7 +119,6 @@ class Admission:
         self._held[tenant] += count
         if not self._held[tenant]:
             del self._held[tenant]
-        self._metrics.inflight.set(self.inflight)
 
     def _refuse_impossible(self, limits: TenantLimits, least: int, max_tokens: int) -> None:
         most = min(self._bound, limits.concurrent_candidates)

@@ -35,14 +35,16 @@ class Permit:
 
     def shrink(self, n: int, tokens: int) -> None:
         """Keep `n` candidates and the tokens that were reserved for them."""
-        self._release(self._held - n)
+        if n < self._held:
+            self._release(self._held - n)
         self.n = self._held = n
         self._charged = tokens
 
     def release(self) -> None:
         """Give the candidates back; a second time does nothing."""
-        self._release(self._held)
-        self._held = 0
+        if self._held:
+            self._release(self._held)
+            self._held = 0
 
     def __enter__(self) -> Permit:
         return self

@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, Literal, cast
 
@@ -104,7 +103,7 @@ class Rates:
                 await storage.acquire_sliding_window_entry(key, _NO_LIMIT, self._seconds, amount)
                 if (known := self._seen.get((kind, tenant))) is not None:
                     at, window = known
-                    self._seen[kind, tenant] = (at, replace(window, current=max(0, window.current + amount)))
+                    self._seen[kind, tenant] = (at, window._replace(current=max(0, window.current + amount)))
                 return
         self._own.add(_own_key(kind, tenant), amount)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import floor
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """Counts of the fixed window that runs now and of the one before, which fades as the current one passes.
 
     `previous_seconds` is how long the previous window still counts, `current_seconds` how long the current one does.

@@ -166,13 +166,15 @@ class Pipeline:
 
     @contextmanager
     def _at_work(self, work: Work) -> Iterator[None]:
-        with work.permit, self.metrics.request.inflight.track_inprogress():
+        self.metrics.request.inflight.inc()
+        with work.permit:
             try:
                 yield
             except BaseException:
                 self.metrics.count_failure(work.plan.route, work.plan.policy.model, work.candidates)
                 raise
             finally:
+                self.metrics.request.inflight.dec()
                 spent = tokens_spent(work.candidates)
                 note(prompt_tokens=spent.prompt, completion_tokens=spent.completion)
                 work.permit.settle(spent.completion)

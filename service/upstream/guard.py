@@ -76,10 +76,10 @@ class Guard:
         self.heard_at = float("-inf")
         self._unavailable = unavailable
         self._metrics = metrics
-        self._circuit_gauge = None if metrics is None else metrics.upstream.circuit.labels(name)
+        if metrics is not None:
+            metrics.upstream.circuit.labels(name).set_function(lambda: self.circuit.open)
         self._code: str | None = None
         self._trial: asyncio.Future[None] | None = None
-        self._show()
 
     def call(self, stall_seconds: float | None = None, *, proves: bool = True) -> Call:
         """Surrounds one call. Raises at once while the circuit is open; who comes during its trial waits for that.
@@ -93,7 +93,6 @@ class Guard:
         """Let the calls through that wait for the trial."""
         self.circuit.trial_answered()
         self._settle()
-        self._show()
 
     async def admit(self) -> bool:
         """Whether a call that comes now is the trial of an open circuit; raises if it is to be kept back."""
@@ -137,7 +136,6 @@ class Guard:
         """A call is over, however it ended."""
         if call.trial:
             self._settle()
-        self._show()
 
     def _settle(self) -> None:
         if self._trial is not None and not self._trial.done():
@@ -148,7 +146,3 @@ class Guard:
         """Count a failure, whatever follows from it."""
         if self._metrics is not None:
             self._metrics.upstream.errors.labels(self.name, kind).inc()
-
-    def _show(self) -> None:
-        if self._circuit_gauge is not None:
-            self._circuit_gauge.set(self.circuit.open)
