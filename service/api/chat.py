@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import AsyncGenerator
 
 import orjson
@@ -23,7 +23,7 @@ router = APIRouter(route_class=DirectRoute)
 async def create_chat_completion(request: Request) -> Response:
     """Answer a chat, reranked where its route says so."""
     exchange = await Exchange.begin(request)
-    work = await exchange.prepare(await exchange.body(), f"chatcmpl-{secrets.token_hex(12)}")
+    work = await exchange.prepare(await exchange.body(), f"chatcmpl-{os.urandom(12).hex()}")
     if work.request.stream:
         return await exchange.stream(work, lambda blocks: _events(exchange, blocks))
     return await exchange.whole(work, lambda answer: answer.body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -65,7 +66,7 @@ class Keyring:
 
     def _look(self) -> _Stamp:
         try:
-            status = self._path.stat()
+            status = os.stat(self._path)
         except OSError:
             return None
         return status.st_mtime_ns, status.st_ino, status.st_size

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
@@ -61,19 +59,12 @@ class RequestSummary:
 _summary: ContextVar[RequestSummary | None] = ContextVar("winnow_summary", default=None)
 
 
-@contextmanager
-def summarised(summary: RequestSummary) -> Iterator[None]:
-    """Make `summary` what `note` fills in, in this request and in every task that it starts."""
-    before = _summary.get()
+def begin_summary(summary: RequestSummary) -> None:
+    """Make `summary` what `note` fills in, in the current task and in every task that it starts."""
     _summary.set(summary)
-    try:
-        yield
-    finally:
-        _summary.set(before)
 
 
 def note(**facts: Unpack[Facts]) -> None:
     """Tell what is known of the current request; outside one, nothing happens."""
     if (summary := _summary.get()) is not None:
-        for name, value in facts.items():
-            setattr(summary, name, value)
+        vars(summary).update(facts)

@@ -8,8 +8,8 @@ prompt, a reply or an error.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -121,7 +121,8 @@ def incoming_trace(traceparent: str | None, tracestate: str | None) -> TracePare
 
 def new_trace() -> TraceParent:
     """A trace that begins here, and that nobody has sampled."""
-    return TraceParent(f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00")
+    digits = os.urandom(24).hex()
+    return TraceParent(f"00-{digits[:32]}-{digits[32:]}-00")
 
 
 def outgoing_headers() -> dict[str, str]:
@@ -136,7 +137,7 @@ def outgoing_headers() -> dict[str, str]:
 def request_span(root: Span, caller: Caller) -> AbstractContextManager[Span]:
     """Make `root` the span of this request and of every task that it starts."""
     _caller.set(caller)
-    return _current(root)
+    return _UNRECORDED if root is NO_SPAN else _current(root)
 
 
 def span(name: str, attributes: Attributes | None = None, kind: SpanKind = "internal") -> AbstractContextManager[Span]:
@@ -144,6 +145,11 @@ def span(name: str, attributes: Attributes | None = None, kind: SpanKind = "inte
     if (parent := _span.get()) is NO_SPAN:
         return _UNRECORDED
     return _current(parent.child(name, kind, attributes or {}))
+
+
+def recording() -> bool:
+    """Whether the current request is traced: only then its spans need attributes."""
+    return _span.get() is not NO_SPAN
 
 
 def chat_name(model: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, contextmanager
 from typing import Any, Protocol, TypeVar
 
 import aiohttp
@@ -107,7 +107,7 @@ class HttpPolicy:
         request = self._request(body)
         async with self._guard.call(stall_seconds):
             with _reaching():
-                async with self._answering(request) as response:
+                async with await self._answer(request) as response:
                     return ChunkReader(request).whole(await response.read())
 
     def _request(self, body: dict[str, Any], *, stream: bool = False) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class HttpPolicy:
         """Payloads of a stream, each as `read` makes it, by the block in which the network delivered them."""
         async with self._guard.call() as call:
             with _reaching():
-                async with self._answering(request) as response:
+                async with await self._answer(request) as response:
                     call.heard()
                     if response.content_type == "application/json":
                         # A server that does not stream.
@@ -135,9 +135,8 @@ class HttpPolicy:
                         call.heard()
                         yield [read(payload) for payload in payloads]
 
-    @asynccontextmanager
-    async def _answering(self, request: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A response with status 200."""
+    async def _answer(self, request: dict[str, Any]) -> aiohttp.ClientResponse:
+        """A response with status 200, to be closed by its reader."""
         response = await send(
             self._session,
             "POST",
@@ -147,11 +146,11 @@ class HttpPolicy:
             timeout=_TIMEOUT,
             read_bufsize=_READ_BYTES,
         )
-        async with response:
-            if response.status != 200:
+        if response.status != 200:
+            async with response:
                 body = await response.content.read(_LARGEST_ERROR)
-                raise refusal(response.status, body, request, response.headers.get("retry-after"))
-            yield response
+            raise refusal(response.status, body, request, response.headers.get("retry-after"))
+        return response
 
 
 @contextmanager
@@ -200,7 +199,8 @@ def _finished(payloads: deque[bytes]) -> bool:
 
 
 def _has_text(chunk: dict[str, Any]) -> bool:
-    return any(
-        delta.get("content") or delta.get("reasoning") or delta.get("tool_calls")
-        for delta in (choice["delta"] for choice in chunk["choices"])
-    )
+    for choice in chunk["choices"]:
+        delta = choice["delta"]
+        if delta.get("content") or delta.get("reasoning") or delta.get("tool_calls"):
+            return True
+    return False

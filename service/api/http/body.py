@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from service.errors import BodyTooLarge, WrongMediaType
 
@@ -25,11 +25,15 @@ async def read_body(request: Request, limit: int) -> bytes:
     message = f"the body is larger than {limit} bytes"
     if int(request.headers.get("content-length") or 0) > limit:
         raise BodyTooLarge(message)
-    body = bytearray()
-    async for part in request.stream():
-        body += part
+    body, more = bytearray(), True
+    while more:
+        part = await request.receive()
+        if part["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += part.get("body", b"")
         if len(body) > limit:
             raise BodyTooLarge(message)
+        more = part.get("more_body", False)
     return bytes(body)
 
 

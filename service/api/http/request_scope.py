@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
-import secrets
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.http.state import AppState
 from service.telemetry import tracing
 from service.telemetry.otel import root_span
-from service.telemetry.summary import RequestSummary, summarised
+from service.telemetry.summary import RequestSummary, begin_summary
 from service.telemetry.tracing import NO_SPAN, Caller, Span, TraceParent, incoming_trace, new_trace, request_span
 
 log = logging.getLogger("winnow.request")
@@ -46,18 +46,19 @@ class RequestScope:
             return
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
-        chosen = given if _SANE.fullmatch(given) else f"req-{secrets.token_hex(12)}"
+        chosen = given if _SANE.fullmatch(given) else f"req-{os.urandom(12).hex()}"
         values = scope.setdefault("state", {})
         values["id"] = chosen
-        # A task of its own serves each request: what is bound here ends with it.
-        structlog.contextvars.bind_contextvars(request_id=chosen)
         parent = incoming_trace(headers.get("traceparent"), headers.get("tracestate"))
         summary, response = RequestSummary(chosen, scope["method"]), _Response(send, values)
+        # A task of its own serves each request: what is bound here ends with it.
+        structlog.contextvars.bind_contextvars(request_id=chosen)
+        begin_summary(summary)
         state: AppState = scope["app"].state.winnow
         root = self._root(state, scope, parent)
         began = self._clock()
         try:
-            with summarised(summary), request_span(root, Caller(chosen, parent or new_trace())):
+            with request_span(root, Caller(chosen, parent or new_trace())):
                 try:
                     await self._app(scope, receive, response.send)
                 except Exception:
@@ -102,8 +103,9 @@ class _Response:
             set_before = {name.lower() for name, _ in headers}
             # What a handler left for it.
             left = {"x-request-id": self._values["id"], **self._values.get("response_headers", {})}
-            encoded = ((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in left.items())
-            headers += [(name, value) for name, value in encoded if name not in set_before]
+            for name, value in left.items():
+                if (encoded := name.lower().encode("latin-1")) not in set_before:
+                    headers.append((encoded, value.encode("latin-1")))
             self._started = message["status"]
         await self._send(message)
         if message["type"] == "http.response.body" and not message.get("more_body", False):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from service.request.candidate import Candidate
 from service.request.plan import Plan
 from service.telemetry import tracing
 
 
-@contextmanager
-def completion_call(plan: Plan, candidate: Candidate) -> Iterator[None]:
+def completion_call(plan: Plan, candidate: Candidate) -> AbstractContextManager[None]:
     """The span of sampling one candidate; at its end it has what the candidate came to."""
+    return _recorded(plan, candidate) if tracing.recording() else nullcontext()
+
+
+@contextmanager
+def _recorded(plan: Plan, candidate: Candidate) -> Iterator[None]:
     model = plan.policy.model
     asked: tracing.Attributes = {
         tracing.OPERATION: "chat",
