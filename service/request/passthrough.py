@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
@@ -20,7 +21,7 @@ from service.upstream.policy import Policy, parse
 
 _LABELS, _CHOICES = {"id", "object", "created", "model"}, b'"choices":'
 # An unescaped quotation mark stands only between JSON's own tokens, so no reply can hold these.
-_UNFINISHED = (b'"finish_reason":null', b'"finish_reason": null')
+_UNFINISHED = re.compile(rb'"finish_reason": ?null')
 
 
 class Passthrough:
@@ -104,7 +105,7 @@ class Relabelled:
         theirs = self._theirs
         if theirs is None or not payload.startswith(theirs):
             return self._learn(payload)
-        if not any(mark in payload for mark in _UNFINISHED):
+        if _UNFINISHED.search(payload) is None:
             return self._parsed(parse(payload))
         self.count += 1
         return self._ours + payload[len(theirs) :]
