@@ -56,6 +56,13 @@ class Ratings(BaseModel):
     rejected: float | None = Field(None, ge=1, le=5)
 
 
+class Acceptable(BaseModel):
+    """Whether each reply would be sent; None where nobody said."""
+
+    chosen: bool | None = None
+    rejected: bool | None = None
+
+
 class Pair(_LabelledRow):
     """Two replies to one prompt, the better one first."""
 
@@ -70,6 +77,7 @@ class Pair(_LabelledRow):
     failure_mode: str | None = None
     origin: Origins = Field(default_factory=Origins)
     ratings: Ratings = Field(default_factory=Ratings)
+    acceptable: Acceptable = Field(default_factory=Acceptable)
     split: Split | None = Field(None, description="Where the set's own split puts the pair; else its group's hash.")
     shown_first: Literal["chosen", "rejected"] | None = Field(None, description="Which side annotators saw first.")
 
@@ -82,6 +90,12 @@ class Pair(_LabelledRow):
             return row
         found = {"margin": _margin(meta), "strength": _agreement(meta.get("votes"))}
         return {**row, **{name: value for name, value in found.items() if value is not None and row.get(name) is None}}
+
+    @model_validator(mode="after")
+    def _labels_agree_with_the_outcome(self) -> Pair:
+        if self.outcome == "win" and self.acceptable == Acceptable(chosen=False, rejected=True):
+            raise ValueError("the losing reply is acceptable and the winning one is not")
+        return self
 
 
 def _margin(meta: dict[str, Any]) -> float | None:
@@ -221,6 +235,7 @@ def _pair(good: LabelledReply, bad: LabelledReply) -> Pair:
         rejected=bad.completion,
         outcome="win" if good.verdict > bad.verdict else "tie",
         ratings=Ratings(chosen=good.rating, rejected=bad.rating),
+        acceptable=Acceptable(chosen=good.acceptable, rejected=bad.acceptable),
         risk="high",
         origin=Origins(chosen="policy", rejected="policy"),
         **shared,

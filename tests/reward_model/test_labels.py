@@ -110,6 +110,22 @@ def test_better_replies_beat_worse_ones_to_the_same_prompt() -> None:
     assert (pairs[0].risk, pairs[0].origin.chosen) == ("high", "policy")
 
 
+def test_labels_become_part_of_the_pair() -> None:
+    good, bad = _reply("a", True, 4), _reply("b", False, 2)
+    (pair,) = pairs_from_labels([bad, good])
+    assert (pair.acceptable.chosen, pair.acceptable.rejected) == (True, False)
+
+
+def test_a_winner_that_nobody_would_send_does_not_beat_one_that_they_would() -> None:
+    for outcome in ("win", "tie"):
+        raw = {**ROW, "outcome": outcome, "acceptable": {"chosen": False, "rejected": True}}
+        if outcome == "tie":
+            assert Pair.model_validate(raw).acceptable.rejected is True
+        else:
+            with pytest.raises(ValueError, match="the losing reply is acceptable"):
+                Pair.model_validate(raw)
+
+
 def test_without_ratings_only_acceptability_counts() -> None:
     pairs = pairs_from_labels([_reply("a", True, None), _reply("b", False, None), _reply("c", False, None)])
     assert [pair.id for pair in pairs] == ["a>b", "a>c"]

@@ -88,6 +88,26 @@ def _length(completion: Any) -> int:
     return len(as_completion(completion).text())
 
 
+def acceptance_figures(labels: Sequence[bool], scores: Sequence[float]) -> dict[str, Any]:
+    """How well scores [B] say which replies would be sent.
+
+    AUC over all prompts (None for labels of one kind), the Brier score of sigmoid(score), and the share on the right
+    side of zero, beside that of always guessing the commoner label.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    good, shown = np.asarray(labels, dtype=bool), np.asarray(scores, dtype=np.float64)
+    share = float(good.mean())
+    return {
+        "replies": len(good),
+        "acceptable": int(good.sum()),
+        "auc": round(float(roc_auc_score(good, shown)), 4) if 0 < share < 1 else None,
+        "brier": round(float(((1 / (1 + np.exp(-shown)) - good) ** 2).mean()), 4),
+        "right_at_zero": round(float(((shown > 0) == good).mean()), 4),
+        "majority": round(max(share, 1 - share), 4),
+    }
+
+
 def rank_correlation(left: NDArray[np.float64], right: NDArray[np.float64]) -> float | None:
     """Spearman's rho, ties by average rank; None where one side does not vary."""
     from scipy.stats import spearmanr

@@ -105,10 +105,13 @@ def targets_of(pairs: Sequence[Pair], lengths: ArrayLike) -> Targets:
     """What the loss may know of each pair, in their order; `lengths` [pairs, 2] in tokens."""
     none = float("nan")
     ratings = [[rating or none for rating in (pair.ratings.chosen, pair.ratings.rejected)] for pair in pairs]
+    verdicts = [(pair.acceptable.chosen, pair.acceptable.rejected) for pair in pairs]
+    acceptable = [[none if verdict is None else float(verdict) for verdict in both] for both in verdicts]
     return Targets(
         margin=torch.tensor([pair.margin or 0.0 for pair in pairs]),
         strength=torch.tensor([pair.strength or 1.0 for pair in pairs]),
         tie=torch.tensor([pair.outcome == "tie" for pair in pairs], dtype=torch.bool),
         lengths=torch.as_tensor(lengths, dtype=torch.float32).reshape(-1, 2),
         ratings=torch.tensor(ratings, dtype=torch.float32).reshape(-1, 2),
+        acceptable=torch.tensor(acceptable, dtype=torch.float32).reshape(-1, 2),
     )

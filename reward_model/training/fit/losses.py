@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Literal, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid
 
-Kind = Literal["bradley_terry", "rao_kupper", "davidson", "regression"]
+Kind = Literal["bradley_terry", "rao_kupper", "davidson", "regression", "pointwise", "outside_option"]
 # Ratings run from 1 to 5; scores are centred on their middle.
 _MIDDLE_RATING = 3.0
 
@@ -19,7 +20,12 @@ class LossRecipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Kind = Field("bradley_terry", description="`rao_kupper` and `davidson` also learn from ties.")
+    kind: Kind = Field(
+        "bradley_terry",
+        description="`rao_kupper` and `davidson` also learn from ties; `pointwise` learns from acceptable and not "
+        "acceptable replies alone, `outside_option` from them and from pairs, so that a score of 0 means that a reply "
+        "would be sent as often as not.",
+    )
     margin: float = Field(0.0, ge=0, description="Score gap asked for each unit of a pair's annotated margin.")
     soft_labels: bool = Field(False, description="Take `strength`, the share of annotators who agreed, as the label.")
     tie: float = Field(0.5, gt=0, description="Width of a tie: Rao-Kupper's log theta, or Davidson's nu.")
@@ -30,14 +36,15 @@ class LossRecipe(BaseModel):
 
 
 class Targets(NamedTuple):
-    """What is known of P pairs: margin [P] (0: none), strength [P], tie [P] (bool), lengths [P, 2] in tokens and
-    ratings [P, 2] (not a number: none) of (chosen, rejected)."""
+    """What is known of P pairs: margin [P] (0: none), strength [P], tie [P] (bool), lengths [P, 2] in tokens, ratings
+    [P, 2] and acceptable [P, 2] (1, 0; not a number: none) of (chosen, rejected)."""
 
     margin: Tensor
     strength: Tensor
     tie: Tensor
     lengths: Tensor
     ratings: Tensor
+    acceptable: Tensor
 
 
 class RecentPairs:
@@ -70,6 +77,11 @@ def pair_loss(recipe: LossRecipe, scores: Tensor, targets: Targets, recent: Rece
 def _per_pair(recipe: LossRecipe, scores: Tensor, targets: Targets) -> Tensor:
     if recipe.kind == "regression":
         return regression(scores, targets.ratings)
+    if recipe.kind == "pointwise":
+        return pointwise(scores, targets.acceptable)
+    if recipe.kind == "outside_option":
+        strength = targets.strength if recipe.soft_labels else torch.ones_like(targets.strength)
+        return outside_option(scores, targets.acceptable, targets.tie, strength)
     gap = scores[:, 0] - scores[:, 1] - recipe.margin * targets.margin
     strength = targets.strength if recipe.soft_labels else torch.ones_like(gap)
     if recipe.kind == "rao_kupper":
@@ -108,6 +120,50 @@ def regression(scores: Tensor, ratings: Tensor) -> Tensor:
     known = ~ratings.isnan()
     errors = torch.where(known, scores - (ratings.nan_to_num(_MIDDLE_RATING) - _MIDDLE_RATING), 0.0)
     return (errors**2).sum(1) / known.sum(1).clamp(min=1)
+
+
+def pointwise(scores: Tensor, acceptable: Tensor) -> Tensor:
+    """-log P of the labels there are, [P], with P(acceptable) = sigmoid(score)."""
+    known = ~acceptable.isnan()
+    logits = torch.where(acceptable > 0.5, scores, -scores)
+    return -torch.where(known, logsigmoid(logits), 0.0).sum(1) / known.sum(1).clamp(min=1)
+
+
+# The orders of (chosen, rejected, sending neither), best first.
+_IMPOSSIBLE = -1e9
+_ORDERS = torch.tensor(list(permutations(range(3))))
+
+
+def outside_option(scores: Tensor, acceptable: Tensor, tie: Tensor, strength: Tensor) -> Tensor:
+    """-log P, [P], of what is known of the order of both replies and a third option, sending neither, of utility 0.
+
+    Orders follow Plackett and Luce (1975): the best is drawn with probability proportional to e^utility, then the best
+    of the rest. A pair says that the chosen reply comes before the rejected one, a label whether a reply comes before
+    the third option; what is not known is summed over. So a pair without labels is Bradley-Terry's, a label alone
+    has P(acceptable) = sigmoid(score), and a tie without labels says nothing. (The outside option of discrete choice,
+    in a reward model: arXiv 2510.04087.)
+    """
+    utilities = torch.cat([scores, torch.zeros_like(scores[:, :1])], dim=1)
+    orders = _ORDERS.to(scores.device)
+    ordered = utilities[:, orders]
+    # log of e^u / (e^u + the rest's), for the first and the second place; the last is certain.
+    log_p = ordered[..., :2].sum(-1) - ordered.logsumexp(-1) - ordered[..., 1:].logsumexp(-1)
+    place = orders.argsort(1)
+    fits = torch.ones_like(log_p, dtype=torch.bool)
+    for reply in (0, 1):
+        before_neither = place[:, reply] < place[:, 2]
+        label = acceptable[:, reply, None]
+        fits &= label.isnan() | (before_neither == (label > 0.5))
+    wins = place[:, 0] < place[:, 1]
+    # Labels that exclude a loss overrule the annotators who saw one.
+    strength = torch.where((fits & ~wins).any(1), strength, 1.0)
+    of_win, of_loss = _log_sum(log_p, fits & wins), _log_sum(log_p, fits & ~wins)
+    return -torch.where(tie, _log_sum(log_p, fits), strength * of_win + (1 - strength) * of_loss)
+
+
+def _log_sum(log_p: Tensor, chosen: Tensor) -> Tensor:
+    # Not minus infinity: where no order is chosen its gradient is no number.
+    return log_p.masked_fill(~chosen, _IMPOSSIBLE).logsumexp(-1)
 
 
 def centering(scores: Tensor) -> Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 
 from reward_model.errors import BadInput
-from reward_model.labels import LabelledReply, Pair, Split, by_split, pairs_from_labels, read_rows
+from reward_model.labels import Acceptable, LabelledReply, Pair, Split, by_split, pairs_from_labels, read_rows
 from reward_model.training.fit.recipe import Recipe, Source
 
 # A recipe's own section for the pairs of this project's labelled replies.
@@ -19,7 +19,7 @@ Sources = dict[str, dict[Split, list[Pair]]]
 def read_sources(recipe: Recipe, data: Path, labels: Path | None) -> Sources:
     """Every source of the recipe by split of its groups; the project's own labels bring their splits."""
     sources: Sources = {
-        name: by_split(read_rows(source.path or _path(data, name), Pair)) for name, source in recipe.sources.items()
+        name: by_split(_rows(source, source.path or _path(data, name))) for name, source in recipe.sources.items()
     }
     if recipe.authored is not None:
         if labels is None:
@@ -68,6 +68,13 @@ def shard(pairs: Sequence[Pair], number: int, count: int) -> list[Pair]:
     """The pairs of every `count`-th group from `number` on, by name."""
     groups = {group: position for position, group in enumerate(sorted({pair.group for pair in pairs}))}
     return [pair for pair in pairs if groups[pair.group] % count == number]
+
+
+def _rows(source: Source, path: Path) -> Iterator[Pair]:
+    for pair in read_rows(path, Pair):
+        silent = pair.outcome == "win" and pair.acceptable == Acceptable()
+        winner = {"acceptable": Acceptable(chosen=True, rejected=False)}
+        yield pair.model_copy(update=winner) if silent and source.winners_acceptable else pair
 
 
 def _path(data: Path, name: str) -> Path:

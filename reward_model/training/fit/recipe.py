@@ -26,6 +26,11 @@ class Source(_RecipeSection):
     max_pairs: int | None = Field(None, gt=0, description="Train on at most this many pairs, drawn by seed.")
     repeat: int = Field(1, gt=0, description="Times each pair is seen in an epoch.")
     ties: bool = Field(False, description="Learn from ties too: for a loss with a place for them, or soft labels.")
+    winners_acceptable: bool = Field(
+        False,
+        description="Where a pair does not say: its winner would be sent and its loser would not, as in a set written "
+        "so. For the losses `outside_option` and `pointwise`.",
+    )
 
 
 class ModelRecipe(_RecipeSection):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from reward_model.checkpoint.loaded_model import LoadedModel
 from reward_model.errors import BadInput
-from reward_model.labels import Origins, Pair, Ratings, as_completion, digest
+from reward_model.labels import Acceptable, Origins, Pair, Ratings, as_completion, digest
 from reward_model.text.formatting import Formatter
 from reward_model.training.evaluation.evaluate import score_pairs
 from reward_model.training.evaluation.metrics import clustered_interval
@@ -46,6 +46,7 @@ _AUTHORED: dict[str, Any] = {
     "margin": None,
     "annotators": [],
     "ratings": Ratings(),
+    "acceptable": Acceptable(),
     "shown_first": None,
 }
 

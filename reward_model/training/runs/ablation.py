@@ -21,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from reward_model.checkpoint.loaded_model import LoadedModel
 from reward_model.errors import BadInput
 from reward_model.faults import first_fault
-from reward_model.labels import as_completion
-from reward_model.training.evaluation.metrics import pair_figures
+from reward_model.labels import Pair, as_completion
+from reward_model.training.evaluation.metrics import acceptance_figures, pair_figures
 from reward_model.training.fit.build import Trainee, build, formatter_of
 from reward_model.training.fit.mixture import Sources, cap, choose, read_sources
 from reward_model.training.fit.recipe import Recipe, resolved
@@ -111,12 +111,14 @@ def _run(recipe: Recipe, data: Path, validation: dict[str, Any], scratch: Path) 
     seconds = time.monotonic() - began
     figures: dict[str, Any] = {}
     by_length: tuple[list[bool], list[bool]] = ([], [])
+    judged: dict[tuple[str, str], tuple[bool, float]] = {}
     for name, pairs in validation.items():
         rows = rows_of(pairs, trainee.formatter, recipe.optim.max_row_tokens)
         scores = score_rows(trainee.model, rows, locales=[pair.locale for pair in pairs])
         figures[name] = pair_figures(pairs, scores)
         figures[name].pop("by_bucket")
         for pair, (chosen, rejected) in zip(pairs, scores, strict=True):
+            judged |= _judged(pair, chosen, rejected)
             by_length[_length(pair.chosen) > _length(pair.rejected)].append(bool(chosen > rejected))
     return {
         "pairs": len(training),
@@ -125,7 +127,19 @@ def _run(recipe: Recipe, data: Path, validation: dict[str, Any], scratch: Path) 
         "ms_per_candidate": round(serving_cost(trainee), 1),
         "accuracy_where_the_shorter_wins": round(fmean(by_length[0]), 4),
         "accuracy_where_the_longer_wins": round(fmean(by_length[1]), 4),
+        "acceptable": acceptance_figures(*map(list, zip(*judged.values(), strict=True))) if judged else None,
         "validation": figures,
+    }
+
+
+def _judged(pair: Pair, chosen: float, rejected: float) -> dict[tuple[str, str], tuple[bool, float]]:
+    """Label and score of the pair's labelled replies, by prompt and reply: one may stand in several pairs."""
+    prompt = repr(pair.prompt)
+    replies = ((pair.chosen, pair.acceptable.chosen, chosen), (pair.rejected, pair.acceptable.rejected, rejected))
+    return {
+        (prompt, as_completion(reply).text()): (label, float(score))
+        for reply, label, score in replies
+        if label is not None
     }
 
 
@@ -152,14 +166,17 @@ def serving_cost(trainee: Trainee) -> float:
 def markdown(lines: list[dict[str, Any]]) -> str:
     """The table for the documents: a row for each variant, a column for each source."""
     sources = list(lines[0]["validation"]) if lines else []
-    head = ["variant", *sources, "mean", "shorter wins", "training", "serving"]
+    head = ["variant", *sources, "mean", "shorter wins", "acceptable: AUC", "right at 0", "training", "serving"]
     rows = [head, ["---"] * len(head)]
     for line in lines:
         values = [line["validation"][name]["accuracy"] for name in sources]
         shorter = f"{line['accuracy_where_the_shorter_wins']:.3f}"
-        cost = [shorter, f"{line['train_seconds']} s", f"{line['ms_per_candidate']} ms"]
+        known = line.get("acceptable")
+        sent = [f"{known['auc']:.3f}", f"{known['right_at_zero']:.3f}"] if known else ["", ""]
+        cost = [shorter, *sent, f"{line['train_seconds']} s", f"{line['ms_per_candidate']} ms"]
         rows.append([line["variant"], *(f"{v:.3f}" for v in values), f"{sum(values) / len(values):.3f}", *cost])
     longer = [lines[0]["validation"][name]["longer_wins"] for name in sources] if lines else []
     counts = [str(lines[0]["validation"][name]["pairs"]) for name in sources] if lines else []
-    rows += [["longer wins", *(f"{v:.3f}" for v in longer), "", "", "", ""], ["pairs", *counts, "", "", "", ""]]
+    blank = [""] * (len(head) - 1 - len(sources))
+    rows += [["longer wins", *(f"{v:.3f}" for v in longer), *blank], ["pairs", *counts, *blank]]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -7,7 +7,12 @@ from sklearn.metrics import brier_score_loss
 
 from reward_model.estimates import brier, expected_calibration_error, wilson
 from reward_model.labels import Pair
-from reward_model.training.evaluation.metrics import clustered_interval, pair_figures, rank_correlation
+from reward_model.training.evaluation.metrics import (
+    acceptance_figures,
+    clustered_interval,
+    pair_figures,
+    rank_correlation,
+)
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 10), (10, 10), (7, 10), (431, 458)])
@@ -133,3 +138,18 @@ def test_figures_of_one_dialogue_are_clustered() -> None:
     together = [pair.model_copy(update={"group": str(i // 10)}) for i, pair in enumerate(pairs)]
     assert pair_figures(groups, scores)["accuracy_ci"] == wilson(40, 40)
     assert pair_figures(together, scores)["accuracy_ci"] == wilson(4, 4)
+
+
+def test_how_well_scores_say_what_would_be_sent() -> None:
+    # Three of four (acceptable, unacceptable) are ordered rightly; -1 and 0.5 stand on the wrong side of zero.
+    found = acceptance_figures([True, True, False, False], [2.0, -1.0, 0.5, -3.0])
+    assert found == {
+        "replies": 4,
+        "acceptable": 2,
+        "auc": 0.75,
+        # Of 1 - 0.880797, 1 - 0.268941, 0.622459 and 0.047426, the mean square.
+        "brier": 0.2346,
+        "right_at_zero": 0.5,
+        "majority": 0.5,
+    }
+    assert acceptance_figures([False, False], [1.0, 2.0])["auc"] is None

@@ -32,6 +32,7 @@ def targets(pairs: int, **known: Any) -> Targets:
         tie=torch.zeros(pairs, dtype=torch.bool),
         lengths=torch.ones(pairs, 2),
         ratings=torch.full((pairs, 2), float("nan")),
+        acceptable=torch.full((pairs, 2), float("nan")),
     )
     return blank._replace(**known)
 
@@ -105,6 +106,79 @@ def test_far_scores_keep_a_finite_gradient(kind: Any, tie: bool) -> None:
     pair_loss(LossRecipe(kind=kind), scores, targets(2, tie=torch.tensor([tie, tie]))).backward()
     assert scores.grad is not None
     assert scores.grad.isfinite().all()
+
+
+_NONE = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("acceptable", "tie", "expected"),
+    # Utilities ln 2, 0 and 0 for chosen, rejected and sending neither: weights 2, 1 and 1.
+    [
+        # Bradley-Terry: 2 / 3.
+        ((_NONE, _NONE), False, 2 / 3),
+        # chosen, neither, rejected: 2/4 * 1/2. chosen, rejected, neither: the same.
+        # neither, chosen, rejected: 1/4 * 2/3.
+        ((1.0, 0.0), False, 1 / 4),
+        ((1.0, 1.0), False, 1 / 4),
+        ((0.0, 0.0), False, 1 / 6),
+        # With one label, both orders of the other: the three above are all that a win can be.
+        ((1.0, _NONE), False, 1 / 2),
+        ((0.0, _NONE), False, 1 / 6),
+        ((_NONE, 1.0), False, 1 / 4),
+        ((_NONE, 0.0), False, 5 / 12),
+        # A tie says nothing of the order: rejected, chosen, neither is 1/4 * 2/3 more.
+        ((_NONE, _NONE), True, 1.0),
+        ((1.0, 1.0), True, 5 / 12),
+        ((0.0, 0.0), True, 1 / 4),
+        # A label alone: sigmoid(ln 2).
+        ((1.0, _NONE), True, 2 / 3),
+        ((0.0, _NONE), True, 1 / 3),
+    ],
+)
+def test_the_outside_option_by_hand(acceptable: tuple[float, float], tie: bool, expected: float) -> None:
+    scores = torch.tensor([[log(2), 0.0]], requires_grad=True)
+    known = targets(1, acceptable=torch.tensor([acceptable]), tie=torch.tensor([tie]))
+    loss = pair_loss(LossRecipe(kind="outside_option"), scores, known)
+    assert exp(-loss.item()) == pytest.approx(expected, abs=1e-6)
+    loss.backward()
+    assert scores.grad is not None
+    assert bool(scores.grad.isfinite().all())
+
+
+def test_the_outside_option_takes_annotators_into_account_unless_labels_overrule_them() -> None:
+    scores, strength = torch.tensor([[log(2), 0.0]]), torch.tensor([0.75])
+    recipe = LossRecipe(kind="outside_option", soft_labels=True)
+    # 0.75 ln(2/3) + 0.25 ln(1/3).
+    plain = pair_loss(recipe, scores, targets(1, strength=strength))
+    assert plain.item() == pytest.approx(-(0.75 * log(2 / 3) + 0.25 * log(1 / 3)), abs=1e-6)
+    labelled = targets(1, strength=strength, acceptable=torch.tensor([[1.0, 0.0]]))
+    assert pair_loss(recipe, scores, labelled).item() == pytest.approx(log(4), abs=1e-6)
+
+
+def test_the_outside_option_gives_the_score_a_zero() -> None:
+    """Pairs alone leave a prompt's level free; labels fix it: an acceptable reply scores above zero, others below."""
+    scores = torch.zeros(2, 2, requires_grad=True)
+    # One prompt where even the better reply would not be sent, one where both would be.
+    known = targets(2, acceptable=torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+    optimiser = torch.optim.SGD([scores], lr=0.5)
+    for _ in range(50):
+        optimiser.zero_grad()
+        pair_loss(LossRecipe(kind="outside_option"), scores, known).backward()
+        optimiser.step()
+    (hopeless, good) = scores.detach()
+    assert hopeless[0] > hopeless[1]
+    assert good[0] > good[1]
+    assert float(hopeless.max()) < -0.5
+    assert float(good.min()) > 0.5
+
+
+def test_pointwise_reads_labels_alone() -> None:
+    scores = torch.tensor([[log(2), 0.0], [5.0, -5.0]])
+    labels = torch.tensor([[1.0, 0.0], [_NONE, _NONE]])
+    loss = pair_loss(LossRecipe(kind="pointwise"), scores, targets(2, acceptable=labels))
+    # (-ln 2/3 - ln 1/2) / 2 for the first, nothing for the second.
+    assert loss.item() == pytest.approx((log(3 / 2) + log(2)) / 2 / 2, abs=1e-6)
 
 
 def test_regression_reads_the_ratings_there_are() -> None:

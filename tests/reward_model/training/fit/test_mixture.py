@@ -52,6 +52,22 @@ def test_the_members_of_an_ensemble_share_no_group_however_often_it_is_repeated(
     assert first | second == {pair.id for pair in sources["star"]["train"]}
 
 
+def test_a_set_that_was_written_so_says_what_would_be_sent(
+    jsonl: Callable[[str, list[dict[str, Any]]], Path], tmp_path: Path
+) -> None:
+    own = {"chosen": True, "rejected": True}
+    rows = [*_rows(30), {**_rows(1)[0], "id": "own", "acceptable": own}, {**_rows(1)[0], "id": "tie", "outcome": "tie"}]
+    jsonl("preferences/star.jsonl", rows)
+    for written in (False, True):
+        splits = read_sources(_recipe(sources={"star": {"winners_acceptable": written}}), tmp_path, None)["star"]
+        known = {pair.id: pair.acceptable.model_dump() for pairs in splits.values() for pair in pairs}
+        silent = {"chosen": None, "rejected": None}
+        assert (known.pop("own"), known.pop("tie")) == (own, silent)
+        expected = {"chosen": True, "rejected": False} if written else silent
+        assert len(known) == 30
+        assert all(verdict == expected for verdict in known.values())
+
+
 def test_ties_are_not_trained_on(jsonl: Callable[[str, list[dict[str, Any]]], Path], tmp_path: Path) -> None:
     jsonl("preferences/star.jsonl", _rows(30, outcome="tie"))
     assert choose(_recipe(), read_sources(_recipe(), tmp_path, None)) == {"star": []}

@@ -30,7 +30,7 @@ def test_a_mistaken_variant_is_named(tmp_path: Path) -> None:
         load_ablation(path)
 
 
-@pytest.mark.parametrize(("name", "variants"), [("ablation", 8), ("shared_prefix", 2)])
+@pytest.mark.parametrize(("name", "variants"), [("ablation", 8), ("ablation_loss", 3), ("shared_prefix", 2)])
 def test_the_shipped_comparisons_are_valid(name: str, variants: int) -> None:
     ablation, recipes = load_ablation(Path(reward_model.__file__).parent / f"recipes/{name}.toml")
     assert len(recipes) == variants
