@@ -39,7 +39,7 @@ from reward_model.training.fit.build import Trainee, base_of, build, formatter_o
 from reward_model.training.fit.distributed import gathered, load_whole, processes, refuse_data_parallel
 from reward_model.training.fit.mixture import Sources, cap, choose, read_sources
 from reward_model.training.fit.recipe import EnsembleRecipe, ModelRecipe, Recipe
-from reward_model.training.fit.trainer import fit, rows_of, score_rows
+from reward_model.training.fit.trainer import fit
 from reward_model.training.fit.truncation import Distinct, describe, distinct_sources
 from reward_model.training.runs.card import model_card
 from reward_model.training.runs.report import training_report
@@ -81,13 +81,13 @@ def _train_one(
     trainee.model = gathered(trainee.model, lambda: build(recipe).model, main)
     if not main:
         return None
-    metrics, scores = held_out_figures(trainee, sources, recipe.optim.max_row_tokens)
-    metrics["log"] = [entry for entry in log if "eval_accuracy" in entry or "train_runtime" in entry]
-    manifest = _manifest(recipe, trainee, (base, tokenizer), sources, chosen, metrics, scores)
-    manifest.parent = parent
-    manifest.data["equal_after_truncation"] = distinct.equal
-    manifest.data["validated_on"] = len(validation)
-    saved = save_checkpoint(out, trainee.model.backbone, trainee.model.head, manifest, _texts(manifest, log))
+    draft = _draft(recipe, trainee, (base, tokenizer), sources, chosen)
+    draft.parent = parent
+    draft.data |= {"equal_after_truncation": distinct.equal, "validated_on": len(validation)}
+    draft.metrics["log"] = [entry for entry in log if "eval_accuracy" in entry or "train_runtime" in entry]
+    learned = trainee.model.backbone, trainee.model.head
+    manifest = _measured_as_served(draft, sources, lambda folder: save_checkpoint(folder, *learned, draft))
+    saved = save_checkpoint(out, *learned, manifest, _texts(manifest, log))
     shutil.rmtree(scratch)
     return saved
 
@@ -135,15 +135,22 @@ def combine(recipe: Recipe, folders: Sequence[Path], sources: Sources, out: Path
     )
     update = {"id": recipe.id, "recipe": recipe.model_dump(mode="json"), "ensemble": ensemble, "files": {}}
     draft = members[0].model_copy(update=update)
-    with tempfile.TemporaryDirectory(prefix="winnow-ensemble-") as scratch:
-        first = Path(scratch) / "1"
-        save_ensemble(first, folders, draft)
-        metrics, scores = served_figures(load_checkpoint(first), sources)
     trained = {f"member-{number}": manifest.data["trained"] for number, manifest in enumerate(members)}
-    manifest = draft.model_copy(
-        update={"metrics": metrics, "reference_scores": _histogram(scores), "data": {**draft.data, "members": trained}}
-    )
+    draft.data = {**draft.data, "members": trained}
+    draft.metrics = {}
+    manifest = _measured_as_served(draft, sources, lambda folder: save_ensemble(folder, folders, draft))
     return save_ensemble(out, folders, manifest, _texts(manifest, []))
+
+
+def _measured_as_served(draft: Manifest, sources: Sources, save: Callable[[Path], Manifest]) -> Manifest:
+    """The draft with the figures and scores of the checkpoint as it is loaded to serve: its adapter merged."""
+    with tempfile.TemporaryDirectory(prefix="winnow-run-") as scratch:
+        folder = Path(scratch) / "1"
+        save(folder)
+        figures, scores = held_out_figures(load_checkpoint(folder), sources)
+    return draft.model_copy(
+        update={"metrics": {"held_out": figures, **draft.metrics}, "reference_scores": _histogram(scores)}
+    )
 
 
 def _moments(histogram: ScoreHistogram | None) -> tuple[float, float]:
@@ -199,30 +206,16 @@ def read_parent(recipe: Recipe) -> dict[str, Any] | None:
     return {"manifest_sha256": sha256_of(folder / MANIFEST), **kept}
 
 
-def held_out_figures(trainee: Trainee, sources: Sources, max_tokens: int) -> tuple[dict[str, Any], Any]:
-    """Figures on the test split of every source beside its baselines, and all its scores."""
-
-    def score(pairs: Sequence[Pair]) -> NDArray[np.float32]:
-        rows = rows_of(pairs, trainee.formatter, max_tokens)
-        return score_rows(trainee.model, rows, locales=[pair.locale for pair in pairs])
-
-    return _measured(sources, score)
-
-
-def served_figures(model: LoadedModel, sources: Sources) -> tuple[dict[str, Any], Any]:
-    """The same of a loaded checkpoint."""
-    return _measured(sources, lambda pairs: score_pairs(model, pairs))
-
-
-def _measured(sources: Sources, score: Callable[[Sequence[Pair]], NDArray[np.float32]]) -> tuple[dict[str, Any], Any]:
+def held_out_figures(model: LoadedModel, sources: Sources) -> tuple[dict[str, Any], NDArray[np.float32]]:
+    """Figures on the test split of every source beside its baselines, and all its scores [pairs, 2]."""
     figures: dict[str, Any] = {}
     everything = []
     for name, splits in sources.items():
-        scores = score(splits["test"])
-        beside = baselines(splits["test"], splits["train"], score)
+        scores = score_pairs(model, splits["test"])
+        beside = baselines(splits["test"], splits["train"], lambda pairs: score_pairs(model, pairs))
         figures[name] = {**pair_figures(splits["test"], scores), "baselines": beside}
         everything.append(scores)
-    return {"held_out": figures}, np.concatenate(everything)
+    return figures, np.concatenate(everything)
 
 
 def git_revision() -> str:
@@ -249,15 +242,10 @@ def _base(recipe: Recipe) -> tuple[Base, str]:
     return Base(name=folder.name, weights_sha256=base_model.digest_of(folder), path=str(folder)), tokenizer
 
 
-def _manifest(
-    recipe: Recipe,
-    trainee: Trainee,
-    base: tuple[Base, str],
-    sources: Sources,
-    chosen: dict[str, list[Pair]],
-    metrics: dict[str, Any],
-    scores: Any,
+def _draft(
+    recipe: Recipe, trainee: Trainee, base: tuple[Base, str], sources: Sources, chosen: dict[str, list[Pair]]
 ) -> Manifest:
+    """The manifest but for what is measured."""
     data = {
         name: {split: {"pairs": len(pairs), "digest": digest(pairs)} for split, pairs in splits.items()}
         for name, splits in sources.items()
@@ -281,8 +269,7 @@ def _manifest(
             "trained_digest": digest([pair for pairs in chosen.values() for pair in pairs]),
         },
         git_revision=git_revision(),
-        metrics=metrics,
-        reference_scores=_histogram(scores),
+        metrics={},
         files={},
     )
 

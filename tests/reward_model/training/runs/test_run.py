@@ -17,8 +17,8 @@ from reward_model.checkpoint.checkpoint import load_checkpoint
 from reward_model.checkpoint.manifest import Manifest
 from reward_model.digests import sha256_of
 from reward_model.errors import BadInput, IntegrityError, RewardModelError
-from reward_model.labels import Pair
-from reward_model.training.evaluation.evaluate import evaluate
+from reward_model.labels import Pair, by_split
+from reward_model.training.evaluation.evaluate import evaluate, score_pairs
 from reward_model.training.fit.recipe import Recipe
 from reward_model.training.runs.run import train
 
@@ -78,6 +78,15 @@ def test_the_loss_falls_and_held_out_pairs_are_learned(trained: tuple[Path, Path
     assert figures["accuracy"] >= 0.9
     pairs = [Pair.model_validate(row) for row in _toy_pairs(120)]
     assert evaluate(load_checkpoint(out, torch.float32), pairs)["accuracy"] >= 0.9
+
+
+def test_the_figures_are_those_of_the_checkpoint_as_it_is_loaded(trained: tuple[Path, Path, Manifest]) -> None:
+    _, out, manifest = trained
+    pairs = by_split(Pair.model_validate(row) for row in _toy_pairs(120))["test"]
+    scores = score_pairs(load_checkpoint(out), pairs)
+    assert manifest.reference_scores is not None
+    edges = manifest.reference_scores.edges
+    assert (edges[0], edges[-1]) == (round(float(scores.min()), 4), round(float(scores.max()), 4))
 
 
 def test_the_manifest_says_where_the_checkpoint_comes_from(trained: tuple[Path, Path, Manifest]) -> None:
