@@ -187,9 +187,11 @@ def _stopping_facts(calibration: Calibration | None) -> dict[str, Any] | None:
     return facts | {"curve": calibration.curve.model_dump(mode="json")}
 
 
-async def livez() -> dict[str, str]:
-    """The event loop runs."""
-    return {"status": "alive"}
+async def livez(request: Request) -> Response:
+    """503 if only a restart helps: the worker has died, or test passes have failed for `restart_seconds`."""
+    if request.app.state.scorer.engine.beyond_repair:
+        return _json({"status": "forward passes fail for good; restart the scorer"}, 503)
+    return _json({"status": "alive"})
 
 
 async def readyz(request: Request) -> Response:

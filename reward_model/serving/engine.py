@@ -75,6 +75,9 @@ class Engine:
         )
         # Whether the last forward pass failed.
         self._failed = False
+        # When the first of the test passes failed that have failed since.
+        self._failing_since: float | None = None
+        self._restart_seconds = settings.restart_seconds
         self._reading: set[asyncio.Task[Score]] = set()
         self._prompts: OrderedDict[bytes, tuple[list[int], int]] = OrderedDict()
         self._prompts_kept = settings.prompt_cache
@@ -91,8 +94,16 @@ class Engine:
             try:
                 await self.batcher.score(Item((), (1, 2, 3)), time.monotonic() + _TEST_SECONDS)
             except ServingError:
+                self._failing_since = self._failing_since or time.monotonic()
                 return False
+        self._failing_since = None
         return self.healthy
+
+    @property
+    def beyond_repair(self) -> bool:
+        """Whether only a restart helps: the worker has died, or test passes have failed for long."""
+        failing = 0.0 if self._failing_since is None else time.monotonic() - self._failing_since
+        return not self.batcher.alive or failing > self._restart_seconds
 
     def _checked(self, packed: PackedScorer | None) -> PackedScorer | None:
         """`packed` where it gives the scores of plain transformers, else nothing, and the log says so."""

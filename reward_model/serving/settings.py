@@ -41,6 +41,12 @@ class ScorerSettings(BaseSettings):
         description="Maximum number of completions accepted and not yet answered. Beyond it, requests get a 503 "
         "with `retry-after`.",
     )
+    restart_seconds: float = Field(
+        60,
+        ge=0,
+        description="After test passes have failed for so many seconds, `/livez` asks for a restart: a CUDA error of a "
+        "broken context does not pass by itself.",
+    )
     max_completions: int = Field(64, ge=1, description="Maximum number of completions of one request.")
     max_body_bytes: int = Field(4_000_000, ge=1_000, description="Maximum size of a request body, in bytes.")
     prompt_cache: int = Field(1_024, ge=1, description="Number of tokenised prompts kept in memory.")

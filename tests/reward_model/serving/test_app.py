@@ -171,6 +171,19 @@ async def test_a_sticky_cuda_error_turns_readiness_red_until_a_test_pass_succeed
         assert (await client.get("/v1/models")).json()["data"][0]["state"] == "ready"
 
 
+async def test_an_error_that_stays_asks_for_a_restart(faulty: LoadedModel, serving: Any) -> None:
+    module: Any = faulty.module
+    async with serving(faulty, restart_seconds=0) as client:
+        module.error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        assert (await client.post("/v1/score", json=BODY)).status_code == 500
+        assert (await client.get("/livez")).status_code == 200, "no test pass has failed yet"
+        assert (await client.get("/readyz")).status_code == 503
+        assert (await client.get("/livez")).status_code == 503
+        module.error = None
+        assert (await client.get("/readyz")).status_code == 200
+        assert (await client.get("/livez")).status_code == 200
+
+
 async def test_a_long_pass_is_no_failed_one(faulty: LoadedModel, serving: Any) -> None:
     module: Any = faulty.module
     async with serving(faulty) as client:
