@@ -2,7 +2,8 @@
 
 One checkpoint (a one-label sequence classifier in bf16), one set of token ids, one machine, one run: in each round
 every contestant scores the same new prompt and completions once, in random order. `again` is Winnow's scorer a second
-time, on ids of its own: what differs from a ratio of 1 there is noise.
+time, on ids of its own: what differs from a ratio of 1 there is noise. Where a shape has shared tokens, every prompt
+begins with the same ones, as those of one company's requests do.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from loadtest.bench.paired import ratio
 from loadtest.bench.peers.line_process import answering
 from loadtest.bench.processes import Server, free_port, post, served
 
-SHAPES = ((60, 110), (250, 110), (850, 110))
+# Prompt tokens, completion tokens, and how many of the prompt's first tokens all requests share.
+SHAPES = ((60, 110, 0), (250, 110, 0), (850, 110, 0), (850, 110, 650))
 CANDIDATES = 8
 # Ids below are control tokens of most vocabularies.
 _FIRST_ID, _SETTLE_SECONDS = 64, 0.1
@@ -36,6 +38,9 @@ class Shape:
 
     prompt: int
     completion: int
+    shared: int = 0
+    instructions: list[int] = field(default_factory=list)
+    """The shared tokens themselves."""
     wall_s: dict[str, list[float]] = field(default_factory=dict)
     cpu_s: dict[str, list[float]] = field(default_factory=dict)
     scores: dict[str, list[list[float]]] = field(default_factory=dict)
@@ -73,11 +78,11 @@ def run(folder: Path, rounds: int, logs: Path, say: Callable[[str], None], peers
         contestants = {name: stack.enter_context(_START[name](folder, logs)) for name in (OURS, *peers)}
         contestants[AGAIN] = contestants[OURS]
         shapes = []
-        for prompt, completion in SHAPES:
-            shape = Shape(prompt, completion)
+        for prompt, completion, shared in SHAPES:
+            shape = Shape(prompt, completion, shared, _some(chance, shared, config["vocab_size"]))
             for number in range(rounds + 1):
                 _round(contestants, shape, chance, config["vocab_size"], header, closing, count=number > 0)
-                say(f"P={prompt}, C={completion}: round {number} of {rounds}")
+                say(f"P={prompt} ({shared} shared), C={completion}: round {number} of {rounds}")
             shapes.append(shape)
     return {
         "checkpoint": folder.name,
@@ -110,11 +115,13 @@ def _round(
 
 
 def _ids(shape: Shape, chance: random.Random, vocabulary: int, header: list[int], closing: int) -> Ids:
-    def some(count: int) -> list[int]:
-        return [chance.randrange(_FIRST_ID, vocabulary) for _ in range(count)]
+    own = _some(chance, shape.prompt - shape.shared - len(header), vocabulary)
+    completions = [[*_some(chance, shape.completion - 1, vocabulary), closing] for _ in range(CANDIDATES)]
+    return Ids(shape.instructions + own + header, completions)
 
-    prompt = some(shape.prompt - len(header)) + header
-    return Ids(prompt, [[*some(shape.completion - 1), closing] for _ in range(CANDIDATES)])
+
+def _some(chance: random.Random, count: int, vocabulary: int) -> list[int]:
+    return [chance.randrange(_FIRST_ID, vocabulary) for _ in range(count)]
 
 
 def _timed(contestant: ScoringContestant, sequences: list[list[int]]) -> tuple[float, float, list[float]]:
@@ -128,10 +135,11 @@ def _timed(contestant: ScoringContestant, sequences: list[list[int]]) -> tuple[f
 
 def _summary(shape: Shape, config: dict[str, Any]) -> dict[str, Any]:
     names = list(shape.wall_s)
-    flops = useful_flops(config, shape.prompt, shape.completion)
+    flops = useful_flops(config, shape.prompt, shape.completion, shape.shared)
     return {
         "prompt": shape.prompt,
         "completion": shape.completion,
+        "shared": shape.shared,
         "useful_gflop": flops / 1e9,
         "wall_ms": {name: 1e3 * float(np.median(shape.wall_s[name])) for name in names},
         "cpu_s": {name: float(np.median(shape.cpu_s[name])) for name in names},
@@ -143,15 +151,16 @@ def _summary(shape: Shape, config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def useful_flops(config: dict[str, Any], prompt: int, completion: int) -> float:
-    """Operations of a pass that computes the prompt once: products of the layers, and attention."""
+def useful_flops(config: dict[str, Any], prompt: int, completion: int, shared: int = 0) -> float:
+    """Operations of a pass that computes the prompt once, without its `shared` first tokens: products of the layers,
+    and attention."""
     hidden, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
     heads = config["num_attention_heads"]
     width = config.get("head_dim") or hidden // heads
     keys = config.get("num_key_value_heads", heads) * width
     weights = hidden * (2 * heads * width + 2 * keys + 3 * inner)
-    tokens = prompt + CANDIDATES * completion
-    pairs = prompt**2 / 2 + CANDIDATES * (completion * prompt + completion**2 / 2)
+    tokens = prompt - shared + CANDIDATES * completion
+    pairs = (prompt**2 - shared**2) / 2 + CANDIDATES * (completion * prompt + completion**2 / 2)
     return float(layers * (2 * weights * tokens + 4 * heads * width * pairs))
 
 
@@ -221,8 +230,8 @@ def _classify(url: str, model: str | None) -> Ask:
 
 def table(found: dict[str, Any], machine_gflops: float) -> str:
     """Markdown: a row for each contestant at each shape."""
-    rows = ["| P | C | contestant | wall | CPU | share of the machine's bf16 rate | winnow / its CPU | same winner |"]
-    rows.append("|---|---|---|---|---|---|---|---|")
+    rows = ["| P | shared | C | contestant | wall | CPU | share of the bf16 rate | winnow / its CPU | same winner |"]
+    rows.append("|---|---|---|---|---|---|---|---|---|")
     for shape in found["shapes"]:
         for name in shape["wall_ms"]:
             over, same = shape["cpu_ratio"].get(name), shape["same_winner"].get(name)
@@ -230,7 +239,8 @@ def table(found: dict[str, Any], machine_gflops: float) -> str:
             agreed = f"{same['share']:.2f} (noise {same['noise']:.3f}, spread {same['spread']:.2f})" if same else ""
             share = shape["gflop_per_s"][name] / machine_gflops
             rows.append(
-                f"| {shape['prompt']} | {shape['completion']} | {name} | {shape['wall_ms'][name]:.0f} ms "
+                f"| {shape['prompt']} | {shape.get('shared', 0)} | {shape['completion']} | {name} "
+                f"| {shape['wall_ms'][name]:.0f} ms "
                 f"| {shape['cpu_s'][name]:.2f} s | {share:.2f} | {shown} | {agreed} |"
             )
     return "\n".join(rows)
