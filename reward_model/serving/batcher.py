@@ -1,9 +1,10 @@
 """Batches across requests: one task owns the queue, one thread runs the model.
 
 No artificial delay: while a forward pass runs, the next batch gathers. The shortest deadline goes first, and what has
-none after a while; work whose client left or whose deadline passed is dropped before it costs anything; a batch that
-memory does not hold is halved; a failed batch answers every member; a dead owner answers everybody. Callers hold a
-permit while they prepare and wait, so that overload is refused before work.
+none after a while. A batch is as large as the nearest deadline in it allows, by the time that passes have taken. Work
+whose client left or whose deadline passed is dropped before it costs anything; a batch that memory does not hold is
+halved; a failed batch answers every member; a dead owner answers everybody. Callers hold a permit while they prepare
+and wait, so that overload is refused before work.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from reward_model.errors import BadInput, DeadlineExceeded, EngineFailed, OutOfMemory, ScorerOverloaded
 from reward_model.serving.metrics import ScorerMetrics
+from reward_model.serving.pass_time import PassTime
 
 # What is scored, of which only the length matters here, and what scoring it gives.
 Item = TypeVar("Item", bound=Sized)
@@ -36,7 +38,7 @@ class _Entry(Generic[Item, Score]):
     ids: Item
     deadline: float
     future: asyncio.Future[Score]
-    entered: float = field(default_factory=time.monotonic)
+    entered: float
 
 
 class Batcher(Generic[Item, Score]):
@@ -56,11 +58,14 @@ class Batcher(Generic[Item, Score]):
         patience: float = _PATIENCE,
         *,
         number: Callable[[Score], float],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._forward = forward
         self._cost = cost or padded_tokens
         self._patience = patience
         self._number = number
+        self._clock = clock
+        self._pass_time = PassTime()
         self._budget = max_batch_tokens
         self._capacity = max_waiting
         self._admitted = 0
@@ -115,11 +120,11 @@ class Batcher(Generic[Item, Score]):
         """
         self._check_alive()
         loop = asyncio.get_running_loop()
-        entry: _Entry[Item, Score] = _Entry(ids, deadline, loop.create_future())
+        entry: _Entry[Item, Score] = _Entry(ids, deadline, loop.create_future(), self._clock())
         self._waiting.append(entry)
         self._arrived.set()
         late = DeadlineExceeded("the deadline passed before the completion was scored")
-        timer = loop.call_later(deadline - time.monotonic(), _fail, entry, late) if deadline < math.inf else None
+        timer = loop.call_later(deadline - self._clock(), _fail, entry, late) if deadline < math.inf else None
         try:
             # Cancelling the caller cancels the future, and the owner drops the entry.
             return await entry.future
@@ -149,7 +154,7 @@ class Batcher(Generic[Item, Score]):
             self._waiting.clear()
 
     def _drop_dead(self) -> None:
-        now, left = time.monotonic(), []
+        now, left = self._clock(), []
         for entry in self._waiting:
             if entry.future.cancelled():
                 self._metrics.dropped.labels("client_left").inc()
@@ -161,13 +166,20 @@ class Batcher(Generic[Item, Score]):
         self._waiting = left
 
     def _take(self) -> tuple[list[_Entry[Item, Score]], int]:
-        """The most urgent entries that fit, and their tokens; one that is too long by itself still runs, alone."""
+        """The most urgent entries that fit, and their tokens; one that is too long by itself still runs, alone.
+
+        They fit as long as the pass is expected to end before the nearest deadline among them. A deadline that was
+        missed before its entry's turn came holds nobody up.
+        """
         self._waiting.sort(key=self._urgency)
-        add, fit, tokens = self._cost(), 0, 0
+        add, fit, tokens, nearest, now = self._cost(), 0, 0, math.inf, self._clock()
         for entry in self._waiting:
             more = add(entry.ids)
-            if fit and more > self._budget:
+            end = now + self._pass_time.at_most(more)
+            if fit and (more > self._budget or end > nearest):
                 break
+            if end <= entry.deadline:
+                nearest = min(nearest, entry.deadline)
             fit, tokens = fit + 1, more
         batch, self._waiting = self._waiting[:fit], self._waiting[fit:]
         return batch, tokens
@@ -176,13 +188,13 @@ class Batcher(Generic[Item, Score]):
         return entry.deadline if entry.deadline < math.inf else entry.entered + self._patience
 
     async def _score(self, batch: list[_Entry[Item, Score]], tokens: int) -> None:
-        self._observe(batch, tokens, time.monotonic())
-        await self._pass(batch)
+        self._observe(batch, tokens, self._clock())
+        await self._pass(batch, tokens)
 
-    async def _pass(self, batch: list[_Entry[Item, Score]]) -> None:
+    async def _pass(self, batch: list[_Entry[Item, Score]], tokens: int | None = None) -> None:
         """One forward pass, or one for each half of a batch that memory does not hold, so that at most the sequence
-        that is too large by itself fails."""
-        began = time.monotonic()
+        that is too large by itself fails. `tokens`, where they are known, teach how long a pass takes."""
+        began = self._clock()
         try:
             scores = await asyncio.get_running_loop().run_in_executor(
                 self._thread, self._forward, [entry.ids for entry in batch]
@@ -202,7 +214,10 @@ class Batcher(Generic[Item, Score]):
             for entry in batch:
                 _fail(entry, EngineFailed(f"the forward pass failed ({type(error).__name__}); see the scorer's log"))
             return
-        self._metrics.forward.observe(time.monotonic() - began)
+        seconds = self._clock() - began
+        self._metrics.forward.observe(seconds)
+        if tokens is not None:
+            self._pass_time.observe(tokens, seconds)
         for entry, score in answers:
             if not math.isfinite(value := self._number(score)):
                 _fail(entry, EngineFailed(f"the model's score is {value}; its weights or precision are broken"))

@@ -14,7 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from reward_model.errors import BadInput, DeadlineExceeded, EngineFailed, ScorerOverloaded
-from reward_model.serving.batcher import Batcher
+from reward_model.serving.batcher import Batcher, _Entry
 from reward_model.serving.metrics import ScorerMetrics
 
 
@@ -269,3 +269,70 @@ async def test_stopping_answers_whoever_waits() -> None:
                 await task
         forward.gate.set()
         await stopping
+
+
+class Timed(Recorder):
+    """A pass of 10 ms and 1 ms a token by its own clock, which stands still otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1_000.0
+
+    def __call__(self, sequences: Sequence[Sequence[int]]) -> list[float]:
+        self.now += 0.010 + 0.001 * sum(map(len, sequences))
+        return super().__call__(sequences)
+
+
+def total() -> Callable[[Any], int]:
+    tokens = 0
+
+    def add(item: Any) -> int:
+        nonlocal tokens
+        tokens += len(item)
+        return tokens
+
+    return add
+
+
+@pytest.mark.parametrize(
+    ("left_ms", "expected"),
+    [
+        # Each has 20 tokens: 1 takes 30 ms, 2 take 50, 3 take 70, 4 take 90. The budget ends at five.
+        ([1_000] * 7, [5, 2]),
+        ([75, 500, 500, 500, 500], [3, 2]),
+        ([500, 75, 500, 500, 500], [3, 2]),
+        ([32, 500, 500], [1, 2]),
+        # Nothing can save the first, so it holds nobody up; the second leaves time for three.
+        ([5, 75, 500, 500], [3, 1]),
+        ([None, None, None, None], [4]),
+        ([None, None, 75, None, 500], [3, 2]),
+    ],
+)
+async def test_a_batch_is_as_large_as_the_nearest_deadline_allows(
+    left_ms: list[int | None], expected: list[int]
+) -> None:
+    forward = Timed()
+    metrics = ScorerMetrics(CollectorRegistry())
+    queue: Batcher[Any, float] = Batcher(forward, 100, 100, metrics, total, number=float, clock=lambda: forward.now)
+    for tokens in (10, 50) * 300:
+        queue._pass_time.observe(tokens, 0.010 + 0.001 * tokens)
+    loop = asyncio.get_running_loop()
+    batches = []
+    for left in left_ms:
+        deadline = math.inf if left is None else forward.now + left / 1000
+        queue._waiting.append(_Entry([1] * 20, deadline, loop.create_future(), forward.now))
+    while queue._waiting:
+        batch, _ = queue._take()
+        batches.append(len(batch))
+    assert batches == expected
+
+
+async def test_the_time_of_a_pass_is_learned_from_passes() -> None:
+    forward = Timed()
+    metrics = ScorerMetrics(CollectorRegistry())
+    queue: Batcher[Any, float] = Batcher(forward, 100, 100, metrics, total, number=float, clock=lambda: forward.now)
+    queue.start()
+    for length in (10, 50) * 30:
+        await queue.score([1] * length)
+    assert queue._pass_time.at_most(80) == pytest.approx(0.090, abs=0.005)
+    await queue.stop()
