@@ -70,7 +70,13 @@ async def assembled(settings: Settings, keyring: Keyring, seams: Seams) -> Async
     ):
         guards = _guards(settings, metrics)
         policies = seams.policies or _policies(settings, session, guards)
-        scorer = seams.scorer or HttpScorer(settings.scorer_url, settings.scorer_api_key, session, guards["scorer"])
+        scorer = seams.scorer or HttpScorer(
+            settings.scorer_url,
+            settings.scorer_api_key,
+            session,
+            guards["scorer"],
+            salted=settings.scorer_cache_salt,
+        )
         _name_models(settings, policies, seams.router, metrics)
         recent = RecentResponses(settings.remembered_responses)
         if history is not None:

@@ -122,6 +122,7 @@ async def score(request: Request) -> Response:
             partial=asked.partial,
             stopping_rule=asked.stopping_rule,
             tools=asked.tools,
+            salt=asked.cache_salt,
         ),
     )
     results = [
@@ -135,20 +136,16 @@ async def score(request: Request) -> Response:
         "completion_tokens": result.completion_tokens,
         "truncated_tokens": result.truncated_tokens,
     }
-    body = {
-        "orm": engine.model.id,
-        "calibrator": scorer.calibrator(asked.route, asked.stopping_rule),
-        "results": results,
-        "usage": usage,
-    }
-    return _answer(scorer, body)
+    calibrator = scorer.calibrator(asked.route, asked.stopping_rule)
+    return _answer(scorer, {"orm": engine.model.id, "calibrator": calibrator, "results": results, "usage": usage})
 
 
 async def prefill(request: Request) -> Response:
     """POST /v1/prefill: prepare for a prompt whose completions are still being sampled."""
     scorer, asked = await _read(request, PrefillRequest)
     engine = scorer.pick(asked.orm)
-    return _answer(scorer, {"orm": engine.model.id, "prompt_tokens": await engine.prefill(asked.prompt, asked.tools)})
+    tokens = await engine.prefill(asked.prompt, asked.tools, asked.cache_salt)
+    return _answer(scorer, {"orm": engine.model.id, "prompt_tokens": tokens})
 
 
 async def classify(request: Request) -> Response:

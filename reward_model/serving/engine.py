@@ -21,9 +21,10 @@ from reward_model.checkpoint.loaded_model import EnsembleModel, LoadedModel
 from reward_model.checkpoint.loading import load_model
 from reward_model.errors import BadInput, OutOfMemory, PreparationError, ServingError
 from reward_model.serving.batcher import Batcher, padded_tokens
-from reward_model.serving.cascade_attention import Unsupported
+from reward_model.serving.forward.cascade_attention import Unsupported
+from reward_model.serving.forward.packed import PackedScorer
+from reward_model.serving.forward.pass_plan import Item
 from reward_model.serving.metrics import ScorerMetrics
-from reward_model.serving.packed import Item, PackedScorer
 from reward_model.serving.self_check import conversations, stated_noise
 from reward_model.serving.settings import ScorerSettings
 from reward_model.text.formatting import Completion, Message, Tools, too_deep
@@ -114,7 +115,7 @@ class Engine:
             ids, _ = self._tokenise_prompt(prompt, None)
             for pair in self.model.formatter.full_pairs(ids, prompt, completions):
                 begin, end = self.model.formatter.cut(*pair)
-                items.append(self._item(self._settled(ids), begin, end, None, partial=False))
+                items.append(self._item(self._settled(ids), begin, end))
                 sequences.append([*begin, *end])
         plain, fast = packed.plainly(sequences), packed.score(items)
         differs, noise = float((plain - fast).abs().max()), stated_noise(self.model, plain)
@@ -132,13 +133,13 @@ class Engine:
         packed.give_back()
         return None
 
-    async def prefill(self, prompt: list[Message], tools: Tools = None) -> int:
+    async def prefill(self, prompt: list[Message], tools: Tools = None, salt: str | None = None) -> int:
         """Read a prompt ahead of its completions: returns its tokens once it is queued, behind what has a
         deadline soon."""
-        ids, _ = await self._prompt_ids(prompt, tools)
-        settled = tuple(self._settled(ids))
-        if self._packed is not None and len(self._reading) < _READ_AHEAD and settled not in self._packed.cache:
-            reading = asyncio.create_task(self.batcher.score(Item(settled)))
+        ids, _ = await self._prompt_ids(prompt, tools, salt)
+        item = Item(tuple(self._settled(ids)), salt=salt)
+        if self._packed is not None and len(self._reading) < _READ_AHEAD and self._packed.cost()(item):
+            reading = asyncio.create_task(self.batcher.score(item))
             self._reading.add(reading)
             reading.add_done_callback(self._read)
         return len(ids)
@@ -160,19 +161,21 @@ class Engine:
         partial: bool = False,
         stopping_rule: str | None = None,
         tools: Tools = None,
+        salt: str | None = None,
     ) -> Result:
         """Score completions of one prompt; identical ones are computed once.
 
         `locale` picks the head, `route` and `stopping_rule` the calibrator, where there is one of its own. `partial`
-        ones are scored as if they ended here, uncalibrated, and what they will be continued from is kept.
+        ones are scored as if they ended here, uncalibrated, and what they will be continued from is kept. Requests of
+        different `salt` share nothing.
         """
         with self.batcher.permit(len(completions)):
-            prompt_ids, cut = await self._prompt_ids(prompt, tools)
+            prompt_ids, cut = await self._prompt_ids(prompt, tools, salt)
             form = self.model.formatter
             full = await asyncio.to_thread(form.full_pairs, prompt_ids, prompt, completions, tools)
             kept = [form.cut(*pair) for pair in full]
             settled = self._settled(prompt_ids)
-            items = [self._item(settled, *pair, locale, partial=partial) for pair in kept]
+            items = [self._item(settled, *pair, locale, partial=partial, salt=salt) for pair in kept]
             scores = await self._score_each(items, deadline)
         spent = sum(len(completion) for _, completion in kept)
         # Where a longer completion leaves the prompt less room, the prompt counts as cut.
@@ -189,15 +192,23 @@ class Engine:
         return prompt[: max(1, len(prompt) - self.model.formatter.seam)]
 
     def _item(
-        self, settled: list[int], prompt: list[int], completion: list[int], locale: str | None, *, partial: bool
+        self,
+        settled: list[int],
+        prompt: list[int],
+        completion: list[int],
+        locale: str | None = None,
+        *,
+        partial: bool = False,
+        salt: str | None = None,
     ) -> Item:
         if prompt[: len(settled)] == settled:
             prompt, completion = settled, [*prompt[len(settled) :], *completion]
         if not completion:
             # Nothing was said and nothing closes it: its score is read where the reply would begin.
             prompt, completion = prompt[:-1], prompt[-1:]
-        stable = max(0, len(completion) - len(self.model.formatter.closing)) if partial else 0
-        return Item(tuple(prompt), tuple(completion), locale, stable)
+        # What closes a part is not there any more once it has grown.
+        stable = max(0, len(completion) - (len(self.model.formatter.closing) if partial else 0))
+        return Item(tuple(prompt), tuple(completion), locale, stable, salt)
 
     async def score_texts(self, texts: Sequence[str | list[int]]) -> Result:
         """Score conversations that somebody rendered with the chat template already, or tokenised too."""
@@ -222,7 +233,7 @@ class Engine:
     def _split(self, ids: list[int]) -> Item:
         """A whole sequence as prompt and reply; the reply is never empty."""
         start = self.model.formatter.completion_start(ids)
-        return Item(tuple(ids[:start]), tuple(ids[start:]))
+        return Item(tuple(ids[:start]), tuple(ids[start:]), stable=len(ids) - start)
 
     async def _score_each(self, items: list[Item], deadline: float) -> list[Score]:
         tasks: dict[Item, asyncio.Task[Score]] = {}
@@ -235,10 +246,10 @@ class Engine:
             raise failed.exceptions[0] from None
         return [tasks[item].result() for item in items]
 
-    async def _prompt_ids(self, prompt: list[Message], tools: Tools) -> tuple[list[int], int]:
+    async def _prompt_ids(self, prompt: list[Message], tools: Tools, salt: str | None = None) -> tuple[list[int], int]:
         """Token ids as far as any completion leaves room for them, and how many were cut off."""
         try:
-            read = repr([[*map(dict, prompt)], tools])
+            read = repr([[*map(dict, prompt)], tools, salt])
         except RecursionError as error:
             raise too_deep() from error
         key = hashlib.sha256(read.encode("utf-8", "surrogatepass")).digest()

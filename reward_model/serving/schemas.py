@@ -8,6 +8,11 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from reward_model.text.formatting import Completion, Message
 
+CacheSalt = Annotated[
+    str | None,
+    Field(max_length=128, description="Requests of different salts share no cached keys and values, as in vLLM."),
+]
+
 
 class CompletionToScore(Completion):
     """A completion to score; `index` comes back with its result."""
@@ -32,6 +37,7 @@ class ScoreRequest(BaseModel):
         None, description="Picks the calibrator, where the checkpoint has one for winners under this rule."
     )
     deadline_ms: int | None = Field(None, gt=0)
+    cache_salt: CacheSalt = None
     partial: bool = Field(False, description="The completions still grow: scored as if they ended here, uncalibrated.")
 
     @model_validator(mode="after")
@@ -55,6 +61,7 @@ class PrefillRequest(BaseModel):
     prompt: Annotated[list[Message], Field(min_length=1)]
     tools: list[dict[str, Any]] | None = None
     orm: str | None = None
+    cache_salt: CacheSalt = None
 
 
 class ClassifyRequest(BaseModel):

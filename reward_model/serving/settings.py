@@ -53,7 +53,7 @@ class ScorerSettings(BaseSettings):
     prefix_cache_mb: int | None = Field(
         None,
         ge=0,
-        description="KV-cache memory for prompts and partial completions, in MB. 0 disables caching. Unset: a tenth of "
+        description="KV-cache memory for prompts and completions, in MB. 0 disables caching. Unset: a tenth of "
         "an accelerator's memory, at most half of what the model leaves free; 512 on a CPU.",
     )
     api_key: str | None = Field(None, description="Bearer token that callers must send, if any.")

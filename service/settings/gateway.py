@@ -52,6 +52,11 @@ class Settings(BaseSettings):
     policies: dict[str, PolicySettings] = Field(default_factory=dict, description="Additional policies, by name.")
     scorer_url: str = Field("http://127.0.0.1:8002", description="Base URL of the Winnow scorer.")
     scorer_api_key: str | None = Field(None, description="Bearer token that the scorer requires, if any.")
+    scorer_cache_salt: bool = Field(
+        True,
+        description="Separate tenants in the scorer's prefix cache, so that none can tell by timing what another "
+        "has sent. Off: instructions that tenants have in common are computed once.",
+    )
     upstreams: UpstreamSettings = Field(
         default_factory=UpstreamSettings, description="When a policy or the scorer counts as failed."
     )

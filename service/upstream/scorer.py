@@ -71,7 +71,9 @@ class Scorer(Protocol):
     async def resolve(self, orm: str, *, fresh: bool = False) -> ServedModel:
         """The version an alias stands for now, to be pinned for the whole request; `fresh` after a ModelMoved."""
 
-    async def prefill(self, prompt: list[dict[str, Any]], orm: str, timeout_ms: int = _PREFILL_MS) -> None:
+    async def prefill(
+        self, prompt: list[dict[str, Any]], orm: str, timeout_ms: int = _PREFILL_MS, *, cache_salt: str | None = None
+    ) -> None:
         """Let the scorer prepare for this prompt while the policy samples. Only speed is lost if it fails: no score
         should wait for it."""
 
@@ -86,8 +88,10 @@ class Scorer(Protocol):
         *,
         stopping_rule: str | None = None,
         partial: bool = False,
+        cache_salt: str | None = None,
     ) -> ScoreReply:
         """Score completions of one prompt, each with its `index`; `partial` ones still grow and get no probability.
+        Requests of different `cache_salt` share nothing in the scorer's cache.
 
         Raises ModelMoved if `orm` is no longer served, ScorerLate if the time is over, ScorerUnavailable otherwise.
         """
@@ -100,9 +104,17 @@ class HttpScorer:
     """A Winnow scorer over HTTP."""
 
     def __init__(
-        self, url: str, api_key: str | None, session: aiohttp.ClientSession, guard: Guard | None = None
+        self,
+        url: str,
+        api_key: str | None,
+        session: aiohttp.ClientSession,
+        guard: Guard | None = None,
+        *,
+        salted: bool = True,
     ) -> None:
+        """`salted`: tell the scorer the salts that it is given."""
         self._url = url
+        self._salted = salted
         self._session = session
         self._guard = guard or Guard("scorer", ScorerUnavailable)
         self._headers = {"Content-Type": "application/json"}
@@ -127,11 +139,13 @@ class HttpScorer:
             )
         return self._models[orm]
 
-    async def prefill(self, prompt: list[dict[str, Any]], orm: str, timeout_ms: int = _PREFILL_MS) -> None:
+    async def prefill(
+        self, prompt: list[dict[str, Any]], orm: str, timeout_ms: int = _PREFILL_MS, *, cache_salt: str | None = None
+    ) -> None:
         """POST /v1/prefill. Its failures say nothing of the scoring: they neither open the circuit nor close it."""
         if self._guard.circuit.open:
             raise ScorerUnavailable("the scorer has failed and is left alone for a while", kind="circuit_open")
-        body = {"prompt": prompt, "orm": orm}
+        body = {"prompt": prompt, "orm": orm} | self._salt(cache_salt)
         try:
             await self._call("POST", "/v1/prefill", body, min(max(1, timeout_ms), _PREFILL_MS) / 1000)
         except ScorerUnavailable as error:
@@ -149,6 +163,7 @@ class HttpScorer:
         *,
         stopping_rule: str | None = None,
         partial: bool = False,
+        cache_salt: str | None = None,
     ) -> ScoreReply:
         """POST /v1/score."""
         body = {
@@ -160,9 +175,12 @@ class HttpScorer:
             "locale": locale,
             "stopping_rule": stopping_rule,
             "partial": partial,
-        }
+        } | self._salt(cache_salt)
         async with self._guard.call():
             return await self._score(body, completions)
+
+    def _salt(self, cache_salt: str | None) -> dict[str, str]:
+        return {"cache_salt": cache_salt} if self._salted and cache_salt is not None else {}
 
     async def _score(self, body: dict[str, Any], completions: list[dict[str, Any]]) -> ScoreReply:
         content = await self._call("POST", "/v1/score", body, body["deadline_ms"] / 1000)

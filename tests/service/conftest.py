@@ -148,14 +148,18 @@ class FakeScorer:
         self.partial_calls: list[dict[str, Any]] = []
         self.stopping = Stopping()
         self.prefilled: list[str] = []
+        self.salts: set[str | None] = set()
 
     async def resolve(self, orm: str, *, fresh: bool = False) -> ServedModel:
         if self.down:
             raise ScorerUnavailable("the scorer could not be reached")
         return ServedModel("fake@1", self.stopping)
 
-    async def prefill(self, prompt: list[dict[str, Any]], orm: str, timeout_ms: int = 10_000) -> None:
+    async def prefill(
+        self, prompt: list[dict[str, Any]], orm: str, timeout_ms: int = 10_000, *, cache_salt: str | None = None
+    ) -> None:
         self.prefilled.append(orm)
+        self.salts.add(cache_salt)
 
     async def score(
         self,
@@ -168,7 +172,9 @@ class FakeScorer:
         *,
         stopping_rule: str | None = None,
         partial: bool = False,
+        cache_salt: str | None = None,
     ) -> ScoreReply:
+        self.salts.add(cache_salt)
         call = {"completions": completions, "orm": orm, "route": route, "locale": locale}
         (self.partial_calls if partial else self.calls).append(call | {"stopping_rule": stopping_rule})
         await asyncio.sleep(self.pause)

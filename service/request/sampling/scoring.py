@@ -100,7 +100,10 @@ class Scoring:
     async def _see_prompt(self, orm: str) -> None:
         # Only speed is lost if it fails; whether the scorer works is for the scoring to tell.
         with suppress(ScorerUnavailable):
-            await self._scorer.prefill(self._work.plan.messages, orm, self._work.deadline.remaining_ms())
+            plan = self._work.plan
+            await self._scorer.prefill(
+                plan.messages, orm, self._work.deadline.remaining_ms(), cache_salt=plan.cache_salt
+            )
 
     def _take(self, candidate: Candidate, reply: ScoreReply) -> None:
         (result,) = reply.results
@@ -139,4 +142,5 @@ class Scoring:
             plan.locale,
             stopping_rule=plan.stopping_rule,
             partial=partial,
+            cache_salt=plan.cache_salt,
         )

@@ -17,7 +17,8 @@ import reward_model
 from reward_model.checkpoint.loaded_model import LoadedModel
 from reward_model.checkpoint.loading import load_model
 from reward_model.labels import LabelledReply, as_completion, read_rows
-from reward_model.serving.packed import Item, PackedScorer
+from reward_model.serving.forward.packed import PackedScorer
+from reward_model.serving.forward.pass_plan import Item
 from reward_model.text.formatting import parse_messages
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

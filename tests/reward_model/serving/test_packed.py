@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from reward_model.checkpoint.checkpoint import load_checkpoint
@@ -16,10 +18,11 @@ from reward_model.checkpoint.loaded_model import EnsembleModel, LoadedModel
 from reward_model.checkpoint.manifest import Ensemble
 from reward_model.checkpoint.sequence_classifier import load_sequence_classifier
 from reward_model.model.reward_model import RewardModel
-from reward_model.serving.cascade_attention import Unsupported
 from reward_model.serving.engine import Engine
+from reward_model.serving.forward.cascade_attention import Unsupported
+from reward_model.serving.forward.packed import PackedScorer
+from reward_model.serving.forward.pass_plan import Item
 from reward_model.serving.metrics import ScorerMetrics
-from reward_model.serving.packed import Item, PackedScorer
 from reward_model.serving.settings import ScorerSettings
 from reward_model.text.formatting import Completion, parse_messages
 
@@ -88,40 +91,116 @@ def test_completions_that_grow_and_change_at_the_seam(plain: LoadedModel, packed
         assert score == pytest.approx(alone(plain, item), abs=1e-4)
 
 
-def test_only_what_is_new_is_computed(packed: LoadedModel) -> None:
-    scorer = PackedScorer(packed, ROOMY)
+def computed_tokens(packed: LoadedModel) -> list[int]:
+    """Filled with the tokens of each pass."""
     seen: list[int] = []
     embedding: torch.nn.Embedding = packed.module.get_submodule("backbone.embed_tokens")  # type: ignore[assignment]
     embedding.register_forward_hook(lambda _, given, __: seen.append(given[0].numel()))
+    return seen
+
+
+def test_only_what_is_new_is_computed(packed: LoadedModel) -> None:
+    scorer = PackedScorer(packed, ROOMY)
+    seen = computed_tokens(packed)
     prompt = tuple(range(3, 53))
     add = scorer.cost()
     assert [add(Item(prompt, (9,) * 4)), add(Item(prompt, (8,) * 5))] == [54, 59]
     scorer.score([Item(prompt)])
     assert scorer.cost()(Item(prompt, (9,) * 4)) == 4
-    scorer.score([Item(prompt, (60 + i, 70, 2), stable=2) for i in range(8)])
-    scorer.score([Item(prompt, (60 + i, 70, 80, 81, 2)) for i in range(8)])
-    assert seen == [50, 24, 24]
-    assert scorer.reused == 50 + 50 + 8 * 2
+    parts = [(60 + i, 70, 71, 72) for i in range(8)]
+    scorer.score([Item(prompt, (*part, 2), stable=4) for part in parts])
+    scorer.score([Item(prompt, (*part, 80, 81, 2)) for part in parts])
+    assert seen == [50, 40, 24]
+    assert scorer.reused == 50 + 50 + 8 * 4
+
+
+def test_new_prompts_of_one_batch_compute_once_what_they_share(plain: LoadedModel, packed: LoadedModel) -> None:
+    scorer = PackedScorer(packed, ROOMY)
+    seen = computed_tokens(packed)
+    instructions = tuple(range(100, 140))
+    prompts = [(*instructions, *range(10 * i, 10 * i + 10)) for i in (1, 2, 3)]
+    items = [Item(prompt, (60 + i, 70, 2)) for prompt in prompts for i in range(2)]
+    add = scorer.cost()
+    assert [add(item) for item in items] == [53, 56, 69, 72, 85, 88]
+    scores = scorer.score(items)[:, 0].tolist()
+    assert seen == [40 + 3 * 10 + 6 * 3]
+    assert scores == pytest.approx([alone(plain, item) for item in items], abs=1e-4)
+    # A fourth one finds the instructions, and the next turn of the first finds its prompt and its reply.
+    scorer.score([Item((*instructions, *range(50, 60)))])
+    scorer.score([Item(prompts[0], (80, 81, 82, 83, 2), stable=5)])
+    scorer.score([Item((*prompts[0], 80, 81, 82, 83, 2, *range(200, 205)))])
+    assert seen[1:] == [10, 5, 5]
+
+
+def test_salts_share_nothing(packed: LoadedModel) -> None:
+    scorer = PackedScorer(packed, ROOMY)
+    seen = computed_tokens(packed)
+    prompt = tuple(range(3, 53))
+    items = [Item(prompt, (7, 8, 2), salt=salt) for salt in (None, "a", "b", "a")]
+    add = scorer.cost()
+    assert [add(item) for item in items] == [53, 106, 159, 160]
+    scorer.score(items)
+    assert seen == [3 * 53 + 1], "the same text twice differs in its last token alone"
+    scorer.score([Item(prompt, salt="c")])
+    assert seen[1:] == [50]
+
+
+def test_a_prompt_that_is_read_ahead_twice_beside_others_is_nothing_new(
+    plain: LoadedModel, packed: LoadedModel
+) -> None:
+    scorer, prompt, other = PackedScorer(packed, ROOMY), tuple(range(3, 53)), Item((60, 61), (62, 2))
+    scorer.score([Item(prompt)])
+    scores = scorer.score([Item(prompt), other, Item(prompt)])[:, 0].tolist()
+    assert scores == pytest.approx([0, alone(plain, other), 0], abs=1e-4)
 
 
 def test_memory_is_bounded_and_counted(packed: LoadedModel) -> None:
-    # 2 layers x keys and values x 2 heads x 8 numbers x 4 bytes = 256 bytes a token; states of a completion 128 more.
-    scorer = PackedScorer(packed, 256 * 100)
+    # 2 layers x keys and values x 2 heads x 8 numbers x 4 bytes = 256 bytes a token; with a mean, a state of 128 more.
+    token = 256 + (128 if packed.module.pooling == "mean_completion_tokens" else 0)
+    scorer = PackedScorer(packed, token * 100)
     for start in range(20):
-        prompt = tuple(range(3 + start, 33 + start))
-        scorer.score([Item(prompt, (7, 8, 9, 2), stable=3), Item(prompt, (5, 2))])
-        assert scorer.cache.nbytes <= 256 * 100
-    assert len(scorer.cache) == 2
-    assert scorer.cache.nbytes == 2 * (30 * 256 + 3 * (256 + 128))
-    scorer.score([Item(prompt, (7, 8, 9, 10, 2))])
-    assert scorer.cache.nbytes == 2 * 30 * 256 + 3 * (256 + 128), "what a completion left behind goes when it ends"
+        prompt = tuple(at % 300 for at in range(40 * start, 40 * start + 30))
+        scorer.score([Item(prompt, (7, 8, 9, 10, 2), stable=4), Item(prompt, (5, 2))])
+        assert scorer.cache.nbytes == len(scorer.cache) * token <= 100 * token
+    assert len(scorer.cache) == 3 * 34 - 4, "the last three prompts with what is stable, less the oldest leaf"
+    assert scorer.cache.known((*prompt, 7, 8, 9, 10, 2)) == 34
 
 
-def test_a_prompt_larger_than_the_memory_is_scored_and_not_kept(plain: LoadedModel, packed: LoadedModel) -> None:
-    scorer = PackedScorer(packed, 256 * 10)
+texts = st.lists(st.sampled_from([(3, 3, 3, 3, 3), (4,), (5, 6, 7, 8), (9, 3)]), min_size=1, max_size=6).map(
+    lambda runs: tuple(token for run in runs for token in run)
+)
+trees = st.builds(
+    Item,
+    prompt=texts,
+    completion=st.one_of(texts, texts, st.just(())),
+    stable=st.integers(0, 6),
+    salt=st.sampled_from([None, None, "a"]),
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(st.lists(trees, min_size=1, max_size=8), min_size=1, max_size=5), st.integers(0, 120))
+def test_any_tree_of_prompts_scores_as_each_text_alone(
+    plain: LoadedModel, packed: LoadedModel, batches: list[list[Item]], room: int
+) -> None:
+    scorer = PackedScorer(packed, room * 384)
+    for drawn in batches:
+        items = [replace(item, stable=min(item.stable, len(item.completion))) for item in drawn]
+        for item, score in zip(items, scorer.score(items)[:, 0].tolist(), strict=True):
+            assert score == pytest.approx(alone(plain, item) if item.completion else 0.0, abs=1e-4)
+        assert scorer.cache.nbytes <= room * 384
+        assert not scorer.cache._in_use
+    scorer.give_back()
+
+
+def test_a_prompt_larger_than_the_memory_is_kept_as_far_as_there_is_room(
+    plain: LoadedModel, packed: LoadedModel
+) -> None:
+    scorer = PackedScorer(packed, 384 * 10)
     item = Item(tuple(range(3, 43)), (7, 8, 2), stable=2)
     assert scorer.score([item])[0, 0].item() == pytest.approx(alone(plain, item), abs=1e-4)
-    assert (len(scorer.cache), scorer.cache.nbytes) == (0, 0)
+    assert scorer.cache.known(item.prompt) == len(scorer.cache) == 3840 // scorer._token_bytes
+    assert scorer.score([item])[0, 0].item() == pytest.approx(alone(plain, item), abs=1e-4)
 
 
 def test_ensembles_and_locales(plain: LoadedModel, packed: LoadedModel, checkpoint: Path) -> None:
@@ -199,7 +278,9 @@ async def test_a_prompt_read_ahead_is_not_computed_again(packed: LoadedModel) ->
     assert tokens == again == result.prompt_tokens
     assert registry.get_sample_value("winnow_scorer_prefix_tokens_total") == 0 + tokens
     assert registry.get_sample_value("winnow_scorer_batch_tokens_sum") == tokens + result.completion_tokens
-    assert registry.get_sample_value("winnow_scorer_prefix_cache_bytes") == tokens * 256
+    assert engine._packed is not None
+    kept = (tokens + result.completion_tokens) * engine._packed._token_bytes
+    assert registry.get_sample_value("winnow_scorer_prefix_cache_bytes") == kept
 
 
 async def test_without_memory_every_text_is_whole(plain: LoadedModel, packed: LoadedModel) -> None:
@@ -263,7 +344,7 @@ async def test_the_prefix_cache_is_given_up_before_a_pass_that_does_not_fit_fail
     assert engine._packed is not None
     scorer, prompt = engine._packed, tuple(range(3, 30))
     engine._forward([Item(prompt)])
-    assert len(scorer.cache) == 1
+    assert len(scorer.cache) == 27
 
     def full(*_: Any) -> None:
         if len(scorer.cache):
@@ -272,5 +353,4 @@ async def test_the_prefix_cache_is_given_up_before_a_pass_that_does_not_fit_fail
     packed.module.get_submodule("backbone").register_forward_pre_hook(full)
     engine._forward([Item(tuple(range(3, 40)), (5, 2))])
     assert engine._failed is False
-    assert tuple(range(3, 40)) in scorer.cache
-    assert prompt not in scorer.cache
+    assert len(scorer.cache) == 37, "the same prompt and more, read again"

@@ -39,6 +39,7 @@ async def test_each_candidate_has_its_own_seed_and_the_tenants_salt(gateway: Any
     assert {body["temperature"] for body in bodies} == {0.8}
     assert all(body["stream"] and body["n"] == 1 for body in bodies)
     assert gateway.scorer.prefilled == ["fake@1"]
+    assert gateway.scorer.salts == {bodies[0]["cache_salt"]}
 
 
 async def test_the_clients_text_cannot_choose_endpoint_or_salt(gateway: Any) -> None:

@@ -123,6 +123,25 @@ async def test_a_hung_prefill_ends_with_the_time_it_is_given(session: aiohttp.Cl
                 await HttpScorer(url, None, session).prefill([], "fake@1", timeout_ms=100)
 
 
+@pytest.mark.parametrize("salted", [True, False])
+async def test_the_scorer_hears_of_a_salt_only_if_it_is_to_separate_tenants(
+    salted: bool, session: aiohttp.ClientSession
+) -> None:
+    bodies: list[dict[str, Any]] = []
+
+    async def reply(request: web.Request) -> web.Response:
+        bodies.append(await request.json())
+        return web.json_response({"orm": "fake@1", "results": [GOOD]})
+
+    async with serving(web.post("/v1/score", reply), web.post("/v1/prefill", reply)) as url:
+        scorer = HttpScorer(url, None, session, salted=salted)
+        await scorer.prefill([], "fake@1", cache_salt="acme")
+        await scorer.score([], [{"index": 0, "content": "a"}], "fake@1", "billing", 1_500, cache_salt="acme")
+        await scorer.prefill([], "fake@1")
+    assert [body.get("cache_salt") for body in bodies] == (["acme", "acme", None] if salted else [None] * 3)
+    assert "cache_salt" not in bodies[-1]
+
+
 class Models:
     """GET /v1/models of a scorer that can promote, and its count of calls."""
 

@@ -1,0 +1,1 @@
+"""The packed forward pass: its plan, its attention, its cache of keys and values."""
