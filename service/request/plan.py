@@ -64,6 +64,11 @@ class Plan:
                 content = message.get("content") or ""
                 yield from [content] if isinstance(content, str) else (part["text"] for part in content)
 
+    @property
+    def tools(self) -> list[dict[str, Any]] | None:
+        """The tools that the policy is shown, as the reward model is to see them too."""
+        return None if self.options.get("tool_choice") == "none" else self.options.get("tools")
+
     def selection(self, stopping_rule: str) -> dict[str, tuple[Any, Any]]:
         """How this answer's winner is selected, part by part: (its value now, the route's own).
 

@@ -72,7 +72,13 @@ class Scorer(Protocol):
         """The version an alias stands for now, to be pinned for the whole request; `fresh` after a ModelMoved."""
 
     async def prefill(
-        self, prompt: list[dict[str, Any]], orm: str, timeout_ms: int = _PREFILL_MS, *, cache_salt: str | None = None
+        self,
+        prompt: list[dict[str, Any]],
+        orm: str,
+        timeout_ms: int = _PREFILL_MS,
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        cache_salt: str | None = None,
     ) -> None:
         """Let the scorer prepare for this prompt while the policy samples. Only speed is lost if it fails: no score
         should wait for it."""
@@ -88,10 +94,12 @@ class Scorer(Protocol):
         *,
         stopping_rule: str | None = None,
         partial: bool = False,
+        tools: list[dict[str, Any]] | None = None,
         cache_salt: str | None = None,
     ) -> ScoreReply:
         """Score completions of one prompt, each with its `index`; `partial` ones still grow and get no probability.
-        Requests of different `cache_salt` share nothing in the scorer's cache.
+        `tools` are read by models whose own template writes them. Requests of different `cache_salt` share nothing in
+        the scorer's cache.
 
         Raises ModelMoved if `orm` is no longer served, ScorerLate if the time is over, ScorerUnavailable otherwise.
         """
@@ -140,12 +148,18 @@ class HttpScorer:
         return self._models[orm]
 
     async def prefill(
-        self, prompt: list[dict[str, Any]], orm: str, timeout_ms: int = _PREFILL_MS, *, cache_salt: str | None = None
+        self,
+        prompt: list[dict[str, Any]],
+        orm: str,
+        timeout_ms: int = _PREFILL_MS,
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        cache_salt: str | None = None,
     ) -> None:
         """POST /v1/prefill. Its failures say nothing of the scoring: they neither open the circuit nor close it."""
         if self._guard.circuit.open:
             raise ScorerUnavailable("the scorer has failed and is left alone for a while", kind="circuit_open")
-        body = {"prompt": prompt, "orm": orm} | self._salt(cache_salt)
+        body = {"prompt": prompt, "orm": orm, "tools": tools} | self._salt(cache_salt)
         try:
             await self._call("POST", "/v1/prefill", body, min(max(1, timeout_ms), _PREFILL_MS) / 1000)
         except ScorerUnavailable as error:
@@ -163,6 +177,7 @@ class HttpScorer:
         *,
         stopping_rule: str | None = None,
         partial: bool = False,
+        tools: list[dict[str, Any]] | None = None,
         cache_salt: str | None = None,
     ) -> ScoreReply:
         """POST /v1/score."""
@@ -175,6 +190,7 @@ class HttpScorer:
             "locale": locale,
             "stopping_rule": stopping_rule,
             "partial": partial,
+            "tools": tools,
         } | self._salt(cache_salt)
         async with self._guard.call():
             return await self._score(body, completions)

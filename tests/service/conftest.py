@@ -149,6 +149,7 @@ class FakeScorer:
         self.stopping = Stopping()
         self.prefilled: list[str] = []
         self.salts: set[str | None] = set()
+        self.tools: list[Any] = []
 
     async def resolve(self, orm: str, *, fresh: bool = False) -> ServedModel:
         if self.down:
@@ -156,9 +157,16 @@ class FakeScorer:
         return ServedModel("fake@1", self.stopping)
 
     async def prefill(
-        self, prompt: list[dict[str, Any]], orm: str, timeout_ms: int = 10_000, *, cache_salt: str | None = None
+        self,
+        prompt: list[dict[str, Any]],
+        orm: str,
+        timeout_ms: int = 10_000,
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        cache_salt: str | None = None,
     ) -> None:
         self.prefilled.append(orm)
+        self.tools.append(tools)
         self.salts.add(cache_salt)
 
     async def score(
@@ -172,9 +180,11 @@ class FakeScorer:
         *,
         stopping_rule: str | None = None,
         partial: bool = False,
+        tools: list[dict[str, Any]] | None = None,
         cache_salt: str | None = None,
     ) -> ScoreReply:
         self.salts.add(cache_salt)
+        self.tools.append(tools)
         call = {"completions": completions, "orm": orm, "route": route, "locale": locale}
         (self.partial_calls if partial else self.calls).append(call | {"stopping_rule": stopping_rule})
         await asyncio.sleep(self.pause)

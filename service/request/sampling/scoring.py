@@ -102,7 +102,7 @@ class Scoring:
         with suppress(ScorerUnavailable):
             plan = self._work.plan
             await self._scorer.prefill(
-                plan.messages, orm, self._work.deadline.remaining_ms(), cache_salt=plan.cache_salt
+                plan.messages, orm, self._work.deadline.remaining_ms(), tools=plan.tools, cache_salt=plan.cache_salt
             )
 
     def _take(self, candidate: Candidate, reply: ScoreReply) -> None:
@@ -142,5 +142,6 @@ class Scoring:
             plan.locale,
             stopping_rule=plan.stopping_rule,
             partial=partial,
+            tools=plan.tools,
             cache_salt=plan.cache_salt,
         )

@@ -42,6 +42,18 @@ async def test_each_candidate_has_its_own_seed_and_the_tenants_salt(gateway: Any
     assert gateway.scorer.salts == {bodies[0]["cache_salt"]}
 
 
+@pytest.mark.parametrize("choice", ["auto", "none"])
+async def test_the_reward_model_sees_the_tools_that_the_policy_sees(gateway: Any, choice: str) -> None:
+    tools = [{"type": "function", "function": {"name": "refund", "parameters": {"type": "object"}}}]
+    await gateway.ask(tools=tools, tool_choice=choice, rerank={"n": 2})
+    # The prompt, and two candidates of which the equal texts are scored once.
+    assert len(gateway.scorer.tools) >= 2
+    assert all(given == (tools if choice == "auto" else None) for given in gateway.scorer.tools)
+    gateway.scorer.tools.clear()
+    await gateway.ask()
+    assert set(gateway.scorer.tools) == {None}
+
+
 async def test_the_clients_text_cannot_choose_endpoint_or_salt(gateway: Any) -> None:
     response = await gateway.ask(cache_salt="mine")
     assert response.status_code == 400
