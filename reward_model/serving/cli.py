@@ -1,8 +1,7 @@
-"""`winnow scorer` and `winnow score`."""
+"""`winnow scorer`."""
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 _DRAIN_SECONDS = 20
 
 scorer_app = typer.Typer(add_completion=False)
-score_app = typer.Typer(add_completion=False)
 
 
 @scorer_app.command()
@@ -43,70 +41,39 @@ def scorer(
     given |= {"device": device, "dtype": dtype, "threads": threads}
     try:
         settings = ScorerSettings(**{name: value for name, value in given.items() if value is not None})
-        app = create_app(_load(settings), settings)
+        app = create_app(load(settings), settings)
     except (ValidationError, RewardModelError) as error:
-        _stop(error)
+        stop(error)
     # Bounded, so that a client which never finishes its request cannot keep a stopped scorer alive.
     uvicorn.run(app, host=settings.host, port=settings.port, access_log=False, timeout_graceful_shutdown=_DRAIN_SECONDS)
 
 
-@score_app.command()
-def score(
-    file: Annotated[str, typer.Argument(help="JSONL of prompt and completions; may end in .gz, or be -.")],
-    model: Annotated[str | None, typer.Option(help="Reward model to load; the champion where none is named.")] = None,
-    url: Annotated[str | None, typer.Option(help="Ask this scorer instead of loading a model.")] = None,
-    registry: Annotated[Path | None, typer.Option(help="Folder of checkpoints beside the bundled ones.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Precision of a loaded model: auto, bf16 or fp32.")] = None,
-    out: Annotated[str, typer.Option(help="Where to write; - is the standard output.")] = "-",
-) -> None:
-    """Add scores and probabilities to each line of a file."""
-    from pydantic import ValidationError
-
-    from reward_model.jsonl import open_text
-    from reward_model.serving.offline import local_scores, remote_scores
-    from reward_model.serving.settings import ScorerSettings
-
-    given = {"model": model, "registry": registry, "dtype": dtype}
-    try:
-        settings = ScorerSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-        scored = (
-            remote_scores(file, url, settings.api_key) if url else local_scores(file, _load(settings), _say_progress)
-        )
-        with open_text(out, "w") as stream:
-            for line in scored:
-                stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-    except (ValidationError, RewardModelError) as error:
-        _stop(error)
-
-
-def _load(settings: ScorerSettings) -> LoadedModel:
+def load(settings: ScorerSettings) -> LoadedModel:
     """Load the model that the settings name, saying so."""
     from reward_model.serving.engine import load_configured
     from reward_model.serving.memory import keep_freed_memory
 
     keep_freed_memory()
     began = time.monotonic()
-    _say(f"Loading {settings.model}")
+    say(f"Loading {settings.model}")
     loaded = load_configured(settings)
     calibrator = loaded.calibration.id if loaded.calibration else "none: probabilities are null"
     precision = str(next(loaded.module.parameters()).dtype).removeprefix("torch.")
     took = time.monotonic() - began
-    _say(f"Loaded {loaded.id} in {took:.1f} s ({precision} on {loaded.device}; calibrator {calibrator})")
+    say(f"Loaded {loaded.id} in {took:.1f} s ({precision} on {loaded.device}; calibrator {calibrator})")
     return loaded
 
 
-def _say_progress(lines: int) -> None:
-    _say(f"{lines} lines scored")
-
-
-def _say(message: str) -> None:
+def say(message: str) -> None:
+    """One line on stderr."""
     print(message, file=sys.stderr, flush=True)
 
 
-def _stop(error: Exception) -> NoReturn:
+def stop(error: Exception) -> NoReturn:
+    """Say what was wrong in one line, and exit with 2."""
     message = str(error)
     if problems := getattr(error, "errors", None):
         first = problems()[0]
         message = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    _say(f"winnow: {message}")
+    say(f"winnow: {message}")
     raise typer.Exit(2)

@@ -88,6 +88,11 @@ class Engine:
         """Whether the worker lives and the last forward pass succeeded."""
         return self.batcher.alive and not self._failed
 
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether a prompt is computed once for all its completions."""
+        return self._packed is not None
+
     async def ready(self) -> bool:
         """Whether the engine can score. After a failed pass a test pass decides: a device that is broken for good, as
         after an error in a CUDA kernel, fails it again, and one bad input does not."""

@@ -1,6 +1,6 @@
 """Before a fast path serves, it scores a few conversations as plain transformers does, or it is not used.
 
-The plain path is what `winnow score`, training and the model's authors mean by its score, so a model on which the two
+The plain path is what training and the model's authors mean by its score, so a model on which the two
 differ is still served: by the plain path, slower and right.
 """
 

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from reward_model.checkpoint.checkpoint import load_formatter, save_checkpoint, tokenizer_sha256
+from reward_model.calibration import Calibration, Selection
+from reward_model.checkpoint.checkpoint import load_checkpoint, load_formatter, save_checkpoint, tokenizer_sha256
+from reward_model.checkpoint.loaded_model import LoadedModel
 from reward_model.checkpoint.manifest import Base, Manifest
 from reward_model.digests import sha256_of
 from reward_model.model.reward_model import RewardModel, load_backbone, lora_targets
@@ -122,6 +124,25 @@ def checkpoint(tmp_path: Path, adapted: RewardModel, manifest: Manifest) -> Path
     folder = tmp_path / "tiny" / "1"
     save_checkpoint(folder, adapted.backbone, adapted.head, manifest, {"README.md": "# tiny\n"})
     return folder
+
+
+@pytest.fixture
+def model(checkpoint: Path) -> LoadedModel:
+    """The same, calibrated and loaded in fp32."""
+    calibration = Calibration(
+        orm="tiny@1",
+        method="platt",
+        event="acceptable",
+        slope=2.0,
+        intercept=-1.0,
+        labels=200,
+        positives=50,
+        date="2026-11-01",
+        selection=Selection(n=8),
+        fitted_on={"source": "test"},
+    )
+    (checkpoint / "calibration.json").write_text(calibration.model_dump_json())
+    return load_checkpoint(checkpoint, torch.float32)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from reward_model.checkpoint.loaded_model import LoadedModel
 from reward_model.checkpoint.sequence_classifier import load_sequence_classifier
 from reward_model.errors import BadInput, CheckpointError
 from reward_model.labels import Pair
+from reward_model.offline.score import local_scores
+from reward_model.offline.scoring import PromptScorer
 from reward_model.serving.engine import Engine
 from reward_model.serving.metrics import ScorerMetrics
-from reward_model.serving.offline import local_scores
 from reward_model.serving.settings import ScorerSettings
 from reward_model.text.formatting import Completion, parse_messages
 from reward_model.training.evaluation.evaluate import score_pairs
@@ -200,7 +202,7 @@ async def test_what_is_too_long_has_one_score_on_every_path(base: Path, tmp_path
     await engine.batcher.stop()
     file = tmp_path / "in.jsonl"
     file.write_text(json.dumps({"prompt": PROMPT, "completions": replies}))
-    (line,) = local_scores(str(file), loaded)
+    (line,) = await asyncio.to_thread(_from_file, file, loaded)
     pairs = [
         Pair.model_validate({"id": reply, "group": "g", "prompt": PROMPT, "chosen": reply, "rejected": reply})
         for reply in replies
@@ -210,6 +212,11 @@ async def test_what_is_too_long_has_one_score_on_every_path(base: Path, tmp_path
         assert scores == pytest.approx(expected, abs=1e-4), path
     prompt_tokens = len(loaded.formatter.full_prompt_ids(prompt))
     assert (result.prompt_tokens, result.truncated_tokens) == (prompt_tokens, sum(map(len, ids)) - sum(map(len, kept)))
+
+
+def _from_file(file: Path, loaded: LoadedModel) -> list[dict[str, Any]]:
+    with PromptScorer(loaded) as scorer:
+        return list(local_scores(str(file), scorer))
 
 
 def _segments(row: list[int]) -> list[int]:

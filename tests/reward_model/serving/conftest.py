@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,29 +13,9 @@ import pytest
 import torch
 import uvicorn
 
-from reward_model.calibration import Calibration, Selection
-from reward_model.checkpoint.checkpoint import load_checkpoint
 from reward_model.checkpoint.loaded_model import LoadedModel
 from reward_model.serving.app import create_app
 from reward_model.serving.settings import ScorerSettings
-
-
-@pytest.fixture
-def model(checkpoint: Path) -> LoadedModel:
-    calibration = Calibration(
-        orm="tiny@1",
-        method="platt",
-        event="acceptable",
-        slope=2.0,
-        intercept=-1.0,
-        labels=200,
-        positives=50,
-        date="2026-11-01",
-        selection=Selection(n=8),
-        fitted_on={"source": "test"},
-    )
-    (checkpoint / "calibration.json").write_text(calibration.model_dump_json())
-    return load_checkpoint(checkpoint, torch.float32)
 
 
 @pytest.fixture

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from reward_model.checkpoint.sequence_classifier import load_sequence_classifier
+from reward_model.offline.rows import Defaults, parse_row
 from reward_model.serving.engine import Engine
 from reward_model.serving.metrics import ScorerMetrics
-from reward_model.serving.offline import _sequences
-from reward_model.serving.schemas import ScoreRequest
 from reward_model.serving.settings import ScorerSettings
 from reward_model.text.chat_formatting import ChatFormatter
 from reward_model.text.formatting import Completion, FormattingRule, parse_messages
@@ -90,9 +89,10 @@ def test_tool_calls_and_tools_go_through_the_models_own_template() -> None:
         pairs = form.sequences(parse_messages(sent), completions, tools)
         expected = [recipe(form, [*asked, reply], tools) for reply in replies]
         assert [[*begin, *end] for begin, end in pairs] == expected
-    request = ScoreRequest.model_validate({"prompt": sent, "completions": ["Done."], "tools": [TOOL]})
-    loaded: Any = type("Loaded", (), {"formatter": form})
-    assert _sequences("", (1, {}, request), loaded) == expected[:1], "files and requests have tools too"
+    row = {"prompt": sent, "completions": ["Done."], "tools": [TOOL]}
+    asked_for = parse_row(row, "line 1", Defaults()).prompt()
+    pairs = form.sequences(asked_for.messages, asked_for.completions, asked_for.tools)
+    assert [[*begin, *end] for begin, end in pairs] == expected[:1], "files and requests have tools too"
 
 
 def test_a_template_without_tool_calls_reads_them_as_text() -> None:

@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from reward_model.calibration import load_calibration
+from reward_model.offline.evaluate_cli import evaluate_app
 from reward_model.training.calibration.cli import calibrate_app
 from reward_model.training.cli import train_app
 from reward_model.training.data_cli import data_app
-from reward_model.training.evaluation.cli import evaluate_app
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
 ROW = {"id": "a", "prompt": [{"role": "user", "content": "x"}], "chosen": "cc", "rejected": "r", "group": "g"}

@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from reward_model.labels import Pair
+from reward_model.offline.evaluate_cli import evaluate_app
 from reward_model.training.evaluation.baselines import HIDDEN, baselines
-from reward_model.training.evaluation.cli import evaluate_app
 
 
 def _scored(pairs: Sequence[Pair]) -> np.ndarray:

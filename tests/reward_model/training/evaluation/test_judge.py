@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from reward_model.errors import BadInput, RewardModelError
 from reward_model.labels import Pair
-from reward_model.training.evaluation.cli import evaluate_app
+from reward_model.offline.evaluate_cli import evaluate_app
 from reward_model.training.evaluation.judge import judge_agreement
 
 Choose = Callable[[str], str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,11 +16,13 @@ import torch
 import uvicorn
 from typer.testing import CliRunner, Result
 
+from reward_model.calibration import Curve
 from reward_model.checkpoint.loaded_model import LoadedModel
 from reward_model.errors import BadInput, EngineFailed
+from reward_model.offline.cli import score_app
+from reward_model.offline.score import local_scores
+from reward_model.offline.scoring import PromptScorer
 from reward_model.serving.app import create_app
-from reward_model.serving.cli import score_app
-from reward_model.serving.offline import local_scores
 from reward_model.serving.settings import ScorerSettings
 
 Writer = Callable[[str, list[dict[str, Any]]], Path]
@@ -136,10 +139,30 @@ def test_a_score_that_is_no_number_is_never_written(model: LoadedModel, jsonl: W
         def forward(self, input_ids: torch.Tensor, spans: torch.Tensor) -> torch.Tensor:
             return torch.full(spans.shape[:-1], torch.nan)
 
-    with pytest.raises(EngineFailed, match="no number"):
-        list(local_scores(str(jsonl("in.jsonl", rows(3))), replace(model, module=Broken())))
+    with PromptScorer(replace(model, module=Broken())) as scorer, pytest.raises(EngineFailed, match="no number"):
+        list(local_scores(str(jsonl("in.jsonl", rows(3))), scorer))
 
 
 def test_a_missing_file_is_said(model: LoadedModel, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="No such file"):
-        list(local_scores(str(tmp_path / "nothing.jsonl"), model))
+    with PromptScorer(model) as scorer, pytest.raises(BadInput, match="No such file"):
+        list(local_scores(str(tmp_path / "nothing.jsonl"), scorer))
+
+
+def test_the_calibrator_is_that_of_the_rows_route_or_of_the_option(
+    model: LoadedModel, checkpoint: Path, jsonl: Writer
+) -> None:
+    assert model.calibration is not None
+    own = Curve(method="platt", slope=1.0, intercept=0.0, labels=50, positives=5)
+    calibration = model.calibration.model_copy(update={"by_route": {"billing": own}})
+    (checkpoint / "calibration.json").write_text(calibration.model_dump_json())
+    row = rows(2)[1]
+    path = jsonl("in.jsonl", [row, row | {"route": "billing"}, row | {"route": "fraud", "locale": "de"}])
+    for option, routes in ([], (None, "billing", None)), (["--route", "billing"], ("billing", "billing", None)):
+        ran = run(path, "--model", checkpoint, "--dtype", "fp32", *option)
+        assert ran.exit_code == 0, ran.output
+        for line, route in zip(lines(ran.stdout), routes, strict=True):
+            slope, intercept = (1, 0) if route == "billing" else (2, -1)
+            expected = [1 / (1 + math.exp(-(slope * score + intercept))) for score in line["scores"]]
+            assert line["probabilities"] == pytest.approx(expected)
+    path = jsonl("in.jsonl", [row | {"route": 5}])
+    assert f"{path}, line 1: route: Input should be a valid string" in run(path, "--model", checkpoint).stderr
