@@ -37,18 +37,19 @@ def read_jsonl(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             for number, line in enumerate(stream, 1):
                 if line.strip():
-                    yield number, _parse(path, number, line)
+                    yield number, parse_line(f"{path}, line {number}", line)
         except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
             raise BadInput(f"{path}: not UTF-8 text, or a damaged .gz file ({error})") from error
 
 
-def _parse(path: str, number: int, line: str) -> dict[str, Any]:
+def parse_line(where: str, line: str) -> dict[str, Any]:
+    """The object on a line; BadInput says `where` it is none."""
     try:
         value = json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise BadInput(f"{path}, line {number}: not JSON ({error})") from error
+        raise BadInput(f"{where}: not JSON ({error})") from error
     if not isinstance(value, dict):
-        raise BadInput(f"{path}, line {number}: expected a JSON object, found {type(value).__name__}")
+        raise BadInput(f"{where}: expected a JSON object, found {type(value).__name__}")
     return value
 
 
