@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -31,6 +32,7 @@ def scorer(
     threads: Annotated[int | None, typer.Option(help="CPU threads of a forward pass.")] = None,
 ) -> None:
     """Serve a reward model over HTTP; every option is also a WINNOW_SCORER_* variable."""
+    sleep_while_waiting()
     import uvicorn
     from pydantic import ValidationError
 
@@ -46,6 +48,16 @@ def scorer(
         stop(error)
     # Bounded, so that a client which never finishes its request cannot keep a stopped scorer alive.
     uvicorn.run(app, host=settings.host, port=settings.port, access_log=False, timeout_graceful_shutdown=_DRAIN_SECONDS)
+
+
+def sleep_while_waiting() -> None:
+    """Let threads of a forward pass sleep while they wait for one another, unless the environment says otherwise.
+
+    By default they spin. Where another process, such as the policy, takes a core from one of them, the others burn
+    theirs until it comes back, at every operation: a pass took ten times as long. OpenMP reads this once, when torch is
+    imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def load(settings: ScorerSettings) -> LoadedModel:

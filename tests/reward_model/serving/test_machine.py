@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -51,6 +52,22 @@ def run(code: str, *arguments: str) -> list[int]:
 
 def test_loading_starts_no_pool_of_threads() -> None:
     assert run(POOLS) == [0, 4]
+
+
+WAITING = """
+import os, sys
+from reward_model.serving import cli
+assert "torch" not in sys.modules, "OpenMP would not read it any more"
+cli.sleep_while_waiting()
+print(os.environ["OMP_WAIT_POLICY"])
+"""
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_that_wait_sleep_unless_the_environment_says_otherwise(given: dict[str, str], expected: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+    done = subprocess.run([sys.executable, "-c", WAITING], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [expected]
 
 
 CORES = """
