@@ -231,14 +231,14 @@ async def test_a_batch_that_ran_out_of_memory_is_halved(faulty: LoadedModel, ser
         assert "does not fit into the memory" in long.json()["error"]["message"]
 
 
-async def test_a_dead_worker_turns_readiness_red(model: LoadedModel, serving: Any) -> None:
+async def test_a_dead_worker_turns_readiness_red_and_asks_for_a_restart(model: LoadedModel, serving: Any) -> None:
     server = serving(model)
     async with server as client:
         server.app.state.scorer.engine.batcher._owner.cancel()
         await asyncio.sleep(0)
         for path in ("/readyz", "/health"):
             assert (await client.get(path)).status_code == 503
-        assert (await client.get("/livez")).status_code == 200
+        assert (await client.get("/livez")).status_code == 503
         assert (await client.get("/v1/models")).json()["data"][0]["state"] == "failed"
         dead = await client.post("/v1/score", json=BODY)
         assert (dead.status_code, "has died" in dead.text) == (500, True)
